@@ -1,0 +1,197 @@
+// Package task holds what parties agree on and sign: Task, RoundSpec,
+// Manifest, receipts, decisions and results, their canonical bytes and
+// digests, the model layout, and the states of a round.
+//
+// # Security
+//
+// Parsers are strict: one byte string for each object, nothing allocated on a
+// claim that the bytes at hand cannot hold. Parsing checks form; the release
+// gate (kms) and the client check meaning.
+//
+// # Compatibility
+//
+// Canonical bytes are described in docs/spec.md. They begin with a tag that
+// carries the version and never change under that tag.
+package task
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// Limits of a task, each with its reason.
+const (
+	MaxTensors  = 1 << 16 // largest published models have some thousands
+	MaxRounds   = 1 << 20
+	MaxDeadline = 30 * 24 * 3600 // seconds; keys do not outlive a month
+	MaxCap      = 1 << 24        // num_examples; a 48-bit sum holds 4096 of them
+	Controls    = 2              // entries of the control chunk: weight, clipped
+)
+
+// Positions in the control chunk.
+const (
+	ControlWeight  = 0
+	ControlClipped = 1
+)
+
+// Member is an enrolled client: the name in its certificate and the
+// organisation that runs it.
+type Member struct{ Name, Organisation string }
+
+// Task is what an admin signs. Everything a round may do follows from it.
+type Task struct {
+	Name            string
+	Nonce           [32]byte // makes two tasks of one name different
+	Mode            params.Mode
+	Preset          string
+	Bits            uint32
+	Rounding        params.Rounding
+	Layout          Layout
+	InitialModel    Digest
+	WeightCap       uint32 // largest num_examples of one client
+	Members         []Member
+	MaxClients      uint32 // n_max
+	MinCohort       uint32
+	Permille        uint32 // least fraction of depositors in a cohort, in 1/1000
+	PerOrganisation uint32 // most members of one organisation in a cohort; 0: no cap
+	Deadline        uint32 // seconds from a round's first commit
+	Rounds          uint32 // rounds to publish
+	Aggregator      Key
+	KMS             Key
+}
+
+const tagTask = "cryptflow/v1/task"
+
+// Canonical bytes.
+func (t *Task) Canonical() []byte {
+	w := start(tagTask)
+	w.text(t.Name)
+	w.fixed(t.Nonce)
+	w.u8(uint8(t.Mode))
+	w.text(t.Preset)
+	w.u32(t.Bits)
+	w.u8(uint8(t.Rounding))
+	w.u32(uint32(len(t.Layout)))
+	for _, x := range t.Layout {
+		w.text(x.Name)
+		w.u32(uint32(len(x.Shape)))
+		for _, d := range x.Shape {
+			w.u64(d)
+		}
+		w.f32(x.Range)
+	}
+	w.fixed(t.InitialModel)
+	w.u32(t.WeightCap)
+	w.u32(uint32(len(t.Members)))
+	for _, m := range t.Members {
+		w.text(m.Name)
+		w.text(m.Organisation)
+	}
+	for _, v := range []uint32{t.MaxClients, t.MinCohort, t.Permille, t.PerOrganisation, t.Deadline, t.Rounds} {
+		w.u32(v)
+	}
+	w.fixed(t.Aggregator)
+	w.fixed(t.KMS)
+	return w.b
+}
+
+// ParseTask is the strict inverse of Canonical, followed by Check.
+func ParseTask(b []byte) (*Task, error) {
+	r := open(b, tagTask)
+	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8())}
+	n := r.count(12)
+	for range n {
+		x := Tensor{Name: r.text()}
+		for range r.count(8) {
+			x.Shape = append(x.Shape, r.u64())
+		}
+		x.Range = r.f32()
+		t.Layout = append(t.Layout, x)
+	}
+	t.InitialModel, t.WeightCap = r.fixed(), r.u32()
+	n = r.count(8)
+	for range n {
+		t.Members = append(t.Members, Member{r.text(), r.text()})
+	}
+	for _, p := range []*uint32{&t.MaxClients, &t.MinCohort, &t.Permille, &t.PerOrganisation, &t.Deadline, &t.Rounds} {
+		*p = r.u32()
+	}
+	t.Aggregator, t.KMS = r.fixed(), r.fixed()
+	if err := r.close(); err != nil {
+		return nil, fmt.Errorf("task: %w", err)
+	}
+	return t, t.Check()
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
+
+// ValidName reports whether s can name a task, client or organisation: it is
+// safe as a path segment and in a SPIFFE id.
+func ValidName(s string) bool { return namePattern.MatchString(s) }
+
+// Check refuses a task that no round could satisfy.
+func (t *Task) Check() error {
+	if !ValidName(t.Name) {
+		return fmt.Errorf("task name %q: use a-z, 0-9, dot, dash, underscore: %w", t.Name, errs.ErrArgument)
+	}
+	if err := t.Layout.check(); err != nil {
+		return err
+	}
+	if _, err := t.Scheme(); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, m := range t.Members {
+		if !ValidName(m.Name) || !ValidName(m.Organisation) || seen[m.Name] {
+			return fmt.Errorf("member %q of %q is misnamed or occurs twice: %w", m.Name, m.Organisation, errs.ErrArgument)
+		}
+		seen[m.Name] = true
+	}
+	for _, c := range []struct {
+		ok   bool
+		text string
+	}{
+		{t.WeightCap >= 1 && t.WeightCap <= MaxCap, fmt.Sprintf("weight_cap reaches from 1 to %d", MaxCap)},
+		{t.MinCohort >= 2, "a cohort has at least 2 clients"},
+		{t.MinCohort <= t.MaxClients, "min_cohort exceeds max_clients"},
+		{int(t.MinCohort) <= len(t.Members), "fewer members than min_cohort"},
+		{t.Permille <= 1000, "the fraction of depositors is at most 1000 permille"},
+		{t.Deadline >= 1 && t.Deadline <= MaxDeadline, fmt.Sprintf("the deadline is 1 to %d seconds", MaxDeadline)},
+		{t.Rounds >= 1 && t.Rounds <= MaxRounds, fmt.Sprintf("a task has 1 to %d rounds", MaxRounds)},
+	} {
+		if !c.ok {
+			return fmt.Errorf("task %s: %s: %w", t.Name, c.text, errs.ErrArgument)
+		}
+	}
+	return nil
+}
+
+// PublicWeightCap is the largest public integer weight: 1 in sum-key, where
+// weights are applied by the client.
+func (t *Task) PublicWeightCap() uint32 {
+	if t.Mode == params.SumKey {
+		return 1
+	}
+	return min(t.WeightCap, params.MaxWeight)
+}
+
+// Scheme derives the task's parameters.
+func (t *Task) Scheme() (*params.Scheme, error) {
+	return params.NewScheme(params.Choice{
+		Preset: t.Preset, Mode: t.Mode, Bits: int(min(t.Bits, 1<<16)), Rounding: t.Rounding,
+		Clients: int(min(t.MaxClients, 1<<16)), Weight: int(t.PublicWeightCap()),
+	})
+}
+
+// Member returns the enrolled client called name.
+func (t *Task) Member(name string) (Member, bool) {
+	for _, m := range t.Members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
