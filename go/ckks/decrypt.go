@@ -1,0 +1,89 @@
+package ckks
+
+import (
+	"fmt"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/frame"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// Decryptor opens the sums of one round.
+type Decryptor struct {
+	*context
+	scheme *params.Scheme
+	public *expander
+	secret [][]uint64 // NTT, Montgomery
+	sums   [][]uint64
+	poly   []uint64
+	bound  uint64
+}
+
+// NewDecryptor makes a decryptor for sums of terms ciphertexts whose squared
+// public weights sum to squares. In sum-key the secret is that of
+// [SumSecrets] for the same clients; in shared-key it is the round's.
+func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms uint32, squares uint64) (*Decryptor, error) {
+	c, err := contextOf(s.Preset)
+	if err != nil {
+		return nil, err
+	}
+	if s.Mode == params.SharedKey {
+		terms = 1
+	}
+	if err := checkSecret(s.Preset, secret, terms); err != nil {
+		return nil, err
+	}
+	d := &Decryptor{context: c, scheme: s, secret: c.planes(), sums: c.planes(), poly: make([]uint64, c.N()), bound: s.NoiseBound(squares)}
+	if d.bound > uint64(1)<<(s.LogDelta-1) {
+		return nil, fmt.Errorf("squared weights of %d are more than the scheme carries: %w", squares, errs.ErrParameters)
+	}
+	if d.public, err = newExpander(&specDigest, c.N()); err != nil {
+		return nil, err
+	}
+	for j := range d.fields {
+		d.fields[j].load(d.secret[j], secret)
+	}
+	return d, nil
+}
+
+// Decrypt opens the frame b, which must have the header want, into words: the
+// sum of the plaintexts of its terms, times their weights. It returns
+// ErrDecrypt when any residual error exceeds the bound, as it does under a
+// wrong key; words are meaningless then.
+func (d *Decryptor) Decrypt(words [][]uint64, b []byte, want frame.Header) error {
+	if want.Preset != d.ID || int(want.Components) != d.scheme.Components {
+		return fmt.Errorf("decrypting a frame of another scheme: %w", errs.ErrFrameContext)
+	}
+	if _, err := frame.Expect(b, want); err != nil {
+		return err
+	}
+	n, body := int(want.Coefficients), b[frame.HeaderSize:]
+	first, second := frame.BlockSize(n, d.Width), frame.BlockSize(d.N(), d.Width)
+	mask := body[len(d.fields)*first:]
+	for j := range d.fields {
+		f := &d.fields[j]
+		if want.Components == 1 {
+			d.public.expand(d.poly, want.Chunk, j, f.q, d.Width)
+		} else {
+			if !frame.Unpack(d.poly, mask[:second], d.Width, f.q) {
+				return frame.Noncanonical(1, j)
+			}
+			mask = mask[second:]
+			f.sub.NTT(d.poly, d.poly)
+		}
+		f.product(d.poly, d.poly, d.secret[j])
+		f.sub.INTT(d.poly, d.poly)
+		sum := d.sums[j][:n]
+		if !frame.Unpack(sum, body[:first], d.Width, f.q) {
+			return frame.Noncanonical(0, j)
+		}
+		body = body[first:]
+		for i, v := range sum {
+			sum[i] = below(v+d.poly[i], f.q)
+		}
+	}
+	if !d.join(words, d.sums, n, d.scheme.LogDelta, d.bound) {
+		return fmt.Errorf("chunk %d: residual noise exceeds %d: %w", want.Chunk, d.bound, errs.ErrDecrypt)
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package ckks
+
+import (
+	"fmt"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/frame"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// Encryptor encrypts the chunks of one contribution.
+type Encryptor struct {
+	*context
+	scheme   *params.Scheme
+	noise    *keystream
+	buf      []byte
+	rounding []byte
+	small    []int32
+	limbs    [][]uint64
+	poly     []uint64
+
+	// sum-key
+	public *expander
+	secret [][]uint64 // −s, NTT, Montgomery
+
+	// shared-key
+	b, a [][]uint64 // the public key, NTT
+	u    [][]uint64 // NTT, Montgomery
+}
+
+func newEncryptor(s *params.Scheme, specDigest *[32]byte, noise *Seed) (*Encryptor, error) {
+	c, err := contextOf(s.Preset)
+	if err != nil {
+		return nil, err
+	}
+	key := derive(tagNoise, noise[:], specDigest[:])
+	stream, err := newKeystream(key[:])
+	if err != nil {
+		return nil, err
+	}
+	return &Encryptor{
+		context: c, scheme: s, noise: stream,
+		buf:      make([]byte, 8*c.N()+tail),
+		rounding: make([]byte, 4*s.ChunkValues()+tail),
+		small:    make([]int32, c.N()),
+		limbs:    c.planes(),
+		poly:     make([]uint64, c.N()),
+	}, nil
+}
+
+// NewSumKeyEncryptor makes an encryptor under the secret that the key seed
+// expands to: c = −a·s + e + Δ·m, with a from the specification's digest
+// (docs/spec.md, §3).
+func NewSumKeyEncryptor(s *params.Scheme, specDigest [32]byte, key, noise Seed) (*Encryptor, error) {
+	if s.Mode != params.SumKey {
+		return nil, fmt.Errorf("a sum-key encryptor for a %v scheme: %w", s.Mode, errs.ErrParameters)
+	}
+	e, err := newEncryptor(s, &specDigest, &noise)
+	if err != nil {
+		return nil, err
+	}
+	if e.public, err = newExpander(&specDigest, e.N()); err != nil {
+		return nil, err
+	}
+	secret, err := secretOf(s.Preset, &specDigest, &key)
+	if err != nil {
+		return nil, err
+	}
+	for i := range secret {
+		secret[i] = -secret[i]
+	}
+	e.secret = e.planes()
+	for j := range e.fields {
+		e.fields[j].load(e.secret[j], secret)
+	}
+	clear(secret)
+	return e, nil
+}
+
+// NewPublicKeyEncryptor makes an encryptor under a public key of
+// [GenerateKeyPair]: (b·u + e0 + Δ·m, a·u + e1).
+func NewPublicKeyEncryptor(s *params.Scheme, specDigest, nonce [32]byte, publicKey []byte, noise Seed) (*Encryptor, error) {
+	if s.Mode != params.SharedKey {
+		return nil, fmt.Errorf("a public-key encryptor for a %v scheme: %w", s.Mode, errs.ErrParameters)
+	}
+	if err := CheckPublicKey(s.Preset, nonce, publicKey); err != nil {
+		return nil, err
+	}
+	e, err := newEncryptor(s, &specDigest, &noise)
+	if err != nil {
+		return nil, err
+	}
+	x, err := newExpander(&nonce, e.N())
+	if err != nil {
+		return nil, err
+	}
+	e.a, e.b, e.u = e.planes(), e.planes(), e.planes()
+	body, size := publicKey[frame.HeaderSize:], frame.BlockSize(e.N(), e.Width)
+	for j := range e.fields {
+		f := &e.fields[j]
+		x.expand(e.a[j], 0, j, f.q, e.Width)
+		frame.Unpack(e.b[j], body[:size], e.Width, f.q) // checked above
+		f.sub.NTT(e.b[j], e.b[j])
+		body = body[size:]
+	}
+	return e, nil
+}
+
+// Rounding returns the keystream for stochastic rounding of n values of a
+// chunk, four bytes a value, valid until the next call.
+func (e *Encryptor) Rounding(chunk uint32, n int) []byte {
+	return e.noise.fill(e.rounding, 4*n, chunk, 0, purposeRounding)
+}
+
+// Encrypt writes to dst, which has h.Size() bytes, the frame with header h of
+// the plaintext in words (planes of 64-bit words, least
+// significant first; as many as the preset has primes).
+//
+// The same Encryptor must not encrypt two different plaintexts for one chunk.
+func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error {
+	if len(dst) != h.Size() || h.Preset != e.ID || int(h.Components) != e.scheme.Components {
+		return fmt.Errorf("encrypting a frame of %d bytes into %d: %w", h.Size(), len(dst), errs.ErrInternal)
+	}
+	n := int(h.Coefficients)
+	e.split(e.limbs, words, n, e.scheme.LogDelta)
+	h.Append(dst[:0])
+	body := dst[frame.HeaderSize:]
+	if e.scheme.Mode == params.SumKey {
+		gaussian(e.small[:n], e.noise.fill(e.buf, 8*n, h.Chunk, 0, purposeError))
+		for j := range e.fields {
+			f := &e.fields[j]
+			e.public.expand(e.poly, h.Chunk, j, f.q, e.Width)
+			f.product(e.poly, e.poly, e.secret[j])
+			body = e.write(body, f, n, true)
+		}
+		return nil
+	}
+	gaussian(e.small, e.noise.fill(e.buf, 8*e.N(), h.Chunk, 0, purposeEphemeral))
+	for j := range e.fields {
+		e.fields[j].load(e.u[j], e.small)
+	}
+	gaussian(e.small[:n], e.noise.fill(e.buf, 8*n, h.Chunk, 0, purposeError))
+	for j := range e.fields {
+		f := &e.fields[j]
+		f.product(e.poly, e.b[j], e.u[j])
+		body = e.write(body, f, n, true)
+	}
+	gaussian(e.small, e.noise.fill(e.buf, 8*e.N(), h.Chunk, 0, purposeError1))
+	for j := range e.fields {
+		f := &e.fields[j]
+		f.product(e.poly, e.a[j], e.u[j])
+		body = e.write(body, f, e.N(), false)
+	}
+	return nil
+}
+
+// write brings poly to coefficients, adds the error and, if asked, the
+// message, and packs the first n residues.
+func (e *Encryptor) write(body []byte, f *field, n int, message bool) []byte {
+	f.sub.INTT(e.poly, e.poly)
+	if message {
+		f.addMessage(e.poly[:n], e.limbs, e.small, e.Width)
+	} else {
+		for i, v := range e.poly[:n] {
+			v += uint64(int64(e.small[i]) + int64(f.q))
+			e.poly[i] = below(below(v, f.q), f.q)
+		}
+	}
+	frame.Pack(body, e.poly[:n], e.Width)
+	return body[frame.BlockSize(n, e.Width):]
+}

@@ -1,0 +1,55 @@
+package ckks
+
+import "encoding/binary"
+
+// expander yields the public polynomials a of one key base: AES-128, keyed
+// with a hash of it. Everybody derives the same polynomials; nobody chooses
+// them beyond grinding the hash.
+type expander struct {
+	stream *keystream
+	buf    []byte
+}
+
+func newExpander(keyBase *[32]byte, n int) (*expander, error) {
+	key := derive(tagA, keyBase[:])
+	s, err := newKeystream(key[:16])
+	if err != nil {
+		return nil, err
+	}
+	return &expander{stream: s, buf: make([]byte, 8*n+tail)}, nil
+}
+
+// expand writes a_{chunk,j} to dst, in the NTT domain: little-endian 64-bit
+// words masked to width bits; words not below q are skipped. a is public, so
+// the branch on a skipped word reveals nothing.
+func (x *expander) expand(dst []uint64, chunk uint32, j int, q uint64, width int) {
+	words := x.stream.fill(x.buf, 8*len(dst), chunk, uint32(j), purposeA)
+	mask := uint64(1)<<width - 1
+	bad := uint64(0)
+	for i := range dst {
+		v := binary.LittleEndian.Uint64(words[8*i:]) & mask
+		bad |= q - 1 - v
+		dst[i] = v
+	}
+	if bad>>63 != 0 {
+		x.reject(dst, chunk, j, q, mask)
+	}
+}
+
+// reject does what expand says for any share of skipped words, with a stream
+// twice as long at each attempt.
+func (x *expander) reject(dst []uint64, chunk uint32, j int, q, mask uint64) {
+	for words := len(dst) + 64; ; words *= 2 {
+		stream := x.stream.fill(make([]byte, 8*words+tail), 8*words, chunk, uint32(j), purposeA)
+		filled := 0
+		for i := 0; i < words && filled < len(dst); i++ {
+			if v := binary.LittleEndian.Uint64(stream[8*i:]) & mask; v < q {
+				dst[filled] = v
+				filled++
+			}
+		}
+		if filled == len(dst) {
+			return
+		}
+	}
+}

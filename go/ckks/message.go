@@ -1,0 +1,173 @@
+package ckks
+
+import "math/bits"
+
+// A plaintext polynomial is a plane of least significant 64-bit words, one a
+// coefficient, a plane of the next, and so on: as many as the preset has
+// primes. Its coefficients m stay below 2^(L·(β+g)), so that Δ·m < Q.
+
+// split writes Δ·m in base 2^Width: limbs[l][i] are bits [l·Width,
+// (l+1)·Width) of coefficient i.
+func (c *context) split(limbs, words [][]uint64, n, logDelta int) {
+	mask := uint64(1)<<c.Width - 1
+	for i, w := range words[0][:n] {
+		limbs[0][i] = w << logDelta & mask
+	}
+	for l := 1; l < len(limbs); l++ {
+		at := l*c.Width - logDelta
+		word, shift := at/64, at%64
+		low, dst := words[word][:n], limbs[l][:n]
+		if word+1 == len(words) {
+			for i, w := range low {
+				dst[i] = w >> shift & mask
+			}
+			continue
+		}
+		high := words[word+1][:n]
+		for i, w := range low {
+			dst[i] = (w>>shift | high[i]<<(64-shift)) & mask
+		}
+	}
+}
+
+// addMessage adds message and error to c, which holds residues modulo f.q:
+// c + Σ limbs_l·2^(l·Width) + e. It uses that 2^Width ≡ f.c is small.
+func (f *field) addMessage(c []uint64, limbs [][]uint64, e []int32, width int) {
+	mask := uint64(1)<<width - 1
+	e = e[:len(c)]
+	switch len(limbs) {
+	case 1:
+		low := limbs[0][:len(c)]
+		for i, v := range c {
+			c[i] = f.finish(v+low[i]+uint64(int64(e[i])+int64(f.q)), width, mask)
+		}
+	case 2:
+		low, high := limbs[0][:len(c)], limbs[1][:len(c)]
+		for i, v := range c {
+			acc := f.shift(high[i], width, mask) + low[i]
+			c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
+		}
+	default:
+		f.addMessageAny(c, limbs, e, width)
+	}
+}
+
+// addMessageAny is the form of addMessage for any number of limbs.
+func (f *field) addMessageAny(c []uint64, limbs [][]uint64, e []int32, width int) {
+	mask := uint64(1)<<width - 1
+	for i, v := range c {
+		acc := uint64(0)
+		for l := len(limbs) - 1; l >= 0; l-- {
+			acc = f.shift(acc, width, mask) + limbs[l][i]
+		}
+		c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
+	}
+}
+
+// shift is congruent to v·2^Width and below 2^(Width+1), for v < 2^(Width+2):
+// v·c < 2^75 is split at Width and its upper part, below 2^24, folded in.
+func (f *field) shift(v uint64, width int, mask uint64) uint64 {
+	hi, lo := bits.Mul64(v, f.c)
+	return lo&mask + (hi<<(64-width)|lo>>width)*f.c
+}
+
+// finish reduces v < 2^(Width+4).
+func (f *field) finish(v uint64, width int, mask uint64) uint64 {
+	return below(v&mask+v>>width*f.c, f.q)
+}
+
+// join turns residues x_j into plaintext words: the integer x modulo Q that
+// they stand for, plus Δ/2 modulo Q, divided by Δ. It reports whether every
+// remainder, the sum of the errors, is within bound. The residues are
+// overwritten.
+//
+// The addition is modulo Q and comes before the division: a sum of zero with
+// negative noise would wrap otherwise.
+func (c *context) join(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
+	if len(c.fields) == 2 {
+		return c.joinTwo(words, residues, n, logDelta, bound)
+	}
+	return c.joinAny(words, residues, n, logDelta, bound)
+}
+
+// joinTwo is join for two primes.
+func (c *context) joinTwo(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
+	q0, f, inv := c.fields[0].q, &c.fields[1], c.inverse[1][0]
+	half, mask := uint64(1)<<(logDelta-1), uint64(1)<<logDelta-1
+	r0, r1 := residues[0][:n], residues[1][:n]
+	w0, w1 := words[0][:n], words[1][:n]
+	bad := uint64(0)
+	for i, v := range r0 {
+		// Primes share their bit length: v is below 2·q1.
+		d := r1[i] + f.q - below(v, f.q)
+		hi, lo := bits.Mul64(f.mul(d, inv), q0)
+		lo, carry := bits.Add64(lo, v, 0)
+		hi += carry
+		lo, carry = bits.Add64(lo, half, 0)
+		hi += carry
+		tlo, borrow := bits.Sub64(lo, c.q[0], 0)
+		thi, borrow := bits.Sub64(hi, c.q[1], borrow)
+		lo = tlo ^ (tlo^lo)&-borrow
+		hi = thi ^ (thi^hi)&-borrow
+		bad |= excess(lo&mask, half, bound)
+		w0[i] = lo>>logDelta | hi<<(64-logDelta)
+		w1[i] = hi >> logDelta
+	}
+	return bad>>63 == 0
+}
+
+// joinAny is join for any number of primes: Garner's mixed radix digits, then
+// Horner over words.
+func (c *context) joinAny(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
+	k := len(c.fields)
+	half, mask := uint64(1)<<(logDelta-1), uint64(1)<<logDelta-1
+	bad := uint64(0)
+	for i := range n {
+		var digit, x [maxPrimes]uint64
+		for j := range k {
+			f := &c.fields[j]
+			v := residues[j][i]
+			for l := range j {
+				v = f.mul(v+f.q-below(digit[l], f.q), c.inverse[j][l])
+			}
+			digit[j] = v
+		}
+		for j := k - 1; j >= 0; j-- {
+			carry := digit[j]
+			q := c.fields[j].q
+			for w := range k {
+				hi, lo := bits.Mul64(x[w], q)
+				lo, over := bits.Add64(lo, carry, 0)
+				x[w], carry = lo, hi+over
+			}
+		}
+		carry := half
+		for w := range k {
+			x[w], carry = bits.Add64(x[w], carry, 0)
+		}
+		var t [maxPrimes]uint64
+		borrow := uint64(0)
+		for w := range k {
+			t[w], borrow = bits.Sub64(x[w], c.q[w], borrow)
+		}
+		for w := range k {
+			x[w] = t[w] ^ (t[w]^x[w])&-borrow
+		}
+		bad |= excess(x[0]&mask, half, bound)
+		for w := range k {
+			v := x[w] >> logDelta
+			if w+1 < k {
+				v |= x[w+1] << (64 - logDelta)
+			}
+			words[w][i] = v
+		}
+	}
+	return bad>>63 == 0
+}
+
+// excess has bit 63 set when |r − half| > bound.
+func excess(r, half, bound uint64) uint64 {
+	e := int64(r - half)
+	sign := e >> 63
+	return bound - uint64(e^sign-sign)
+}

@@ -1,0 +1,166 @@
+// Package ckks makes and opens ciphertexts: RLWE ciphertexts over lattigo's
+// ring, of one polynomial under a key of the client's own (sum-key) or of two
+// under a public key (shared-key). Plaintexts are polynomials of wide
+// integers; what their bits mean is the business of package encoding.
+//
+// # Security
+//
+// Secrets and errors are drawn from a discrete Gaussian of width
+// [params.Sigma] in constant time and expanded from seeds, so that the same
+// seeds give the same bytes. Two different plaintexts must never be encrypted
+// under one (key seed, noise seed, specification, chunk): whoever holds both
+// learns their difference. Package seal sees to it.
+//
+// Sums are opened exactly or not at all: residual noise above the bound is
+// ErrDecrypt. The bounds and their failure probabilities are in docs/spec.md,
+// §7.
+//
+// # Ownership
+//
+// An [Encryptor] or [Decryptor] is used by one goroutine at a time and
+// allocates nothing once made. This is the only package that imports lattigo.
+package ckks
+
+import (
+	"fmt"
+	"math/big"
+	"math/bits"
+	"sync"
+
+	"github.com/tuneinsight/lattigo/v5/ring"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// maxPrimes is the largest number of primes of a preset, and so of 64-bit
+// words of a plaintext coefficient.
+const maxPrimes = 4
+
+// field is one prime and what arithmetic modulo it needs.
+type field struct {
+	q    uint64
+	qInv uint64 // q^-1 modulo 2^64, for Montgomery products
+	r2   uint64 // 2^128 modulo q
+	c    uint64 // 2^Width modulo q: small, as q lies just below 2^Width
+	sub  *ring.SubRing
+}
+
+// context is what all keys and ciphertexts of a preset share. It is never
+// modified once made.
+type context struct {
+	*params.Preset
+	fields []field
+	q      [maxPrimes]uint64 // Π q_j in words
+	// inverse[j][i] is q_i^-1 modulo q_j, i < j, in Montgomery form.
+	inverse [maxPrimes][maxPrimes]uint64
+}
+
+var contexts struct {
+	sync.Mutex
+	byID map[params.PresetID]*context
+}
+
+// contextOf makes the context of a preset once.
+func contextOf(p *params.Preset) (*context, error) {
+	contexts.Lock()
+	defer contexts.Unlock()
+	if c := contexts.byID[p.ID]; c != nil {
+		return c, nil
+	}
+	c, err := newContext(p)
+	if err != nil {
+		return nil, err
+	}
+	if contexts.byID == nil {
+		contexts.byID = map[params.PresetID]*context{}
+	}
+	contexts.byID[p.ID] = c
+	return c, nil
+}
+
+func newContext(p *params.Preset) (*context, error) {
+	if len(p.Primes) > maxPrimes {
+		return nil, fmt.Errorf("%s has more than %d primes: %w", p.Name, maxPrimes, errs.ErrParameters)
+	}
+	r, err := ring.NewRing(p.N(), p.Primes)
+	if err != nil {
+		return nil, fmt.Errorf("ring of %s: %v: %w", p.Name, err, errs.ErrInternal)
+	}
+	c := &context{Preset: p}
+	words(p.Q(), c.q[:])
+	for j, q := range p.Primes {
+		s := r.SubRings[j]
+		f := field{q: q, qInv: s.MRedConstant, c: uint64(1)<<p.Width - q, sub: s}
+		f.r2 = new(big.Int).Mod(new(big.Int).Lsh(big.NewInt(1), 128), new(big.Int).SetUint64(q)).Uint64()
+		// The order of lattigo's transform puts ψ itself in the middle of its
+		// bit-reversed table of powers.
+		if psi := f.mul(s.RootsForward[p.N()/2], 1); psi != p.Psi[j] {
+			return nil, fmt.Errorf("%s: prime %d has another root of unity than the specification: %w", p.Name, j, errs.ErrInternal)
+		}
+		if bits.Len64(f.c) > 21 || p.Width > 52 {
+			return nil, fmt.Errorf("%s: prime %d is too far below 2^%d for the reduction: %w", p.Name, j, p.Width, errs.ErrInternal)
+		}
+		for i := range j {
+			inv := new(big.Int).ModInverse(new(big.Int).SetUint64(p.Primes[i]), new(big.Int).SetUint64(q))
+			c.inverse[j][i] = f.mul(inv.Uint64(), f.r2)
+		}
+		c.fields = append(c.fields, f)
+	}
+	return c, nil
+}
+
+// words writes v to w, least significant word first.
+func words(v *big.Int, w []uint64) {
+	rest, mask := new(big.Int).Set(v), new(big.Int).SetUint64(1<<64-1)
+	for i := range w {
+		w[i] = new(big.Int).And(rest, mask).Uint64()
+		rest.Rsh(rest, 64)
+	}
+}
+
+// mul is x·y·2^-64 modulo q, for x·y < 2^64·q: Montgomery, constant time.
+func (f *field) mul(x, y uint64) uint64 {
+	hi, lo := bits.Mul64(x, y)
+	t, _ := bits.Mul64(lo*f.qInv, f.q)
+	return below(hi-t+f.q, f.q)
+}
+
+// below subtracts q from r < 2q when r is not below it, without a branch.
+func below(r, q uint64) uint64 {
+	r -= q
+	return r + q&uint64(int64(r)>>63)
+}
+
+// product writes the products of x and y·2^-64 to dst; dst may be x.
+func (f *field) product(dst, x, y []uint64) {
+	q, qInv := f.q, f.qInv
+	x, y = x[:len(dst)], y[:len(dst)]
+	for i := range dst {
+		hi, lo := bits.Mul64(x[i], y[i])
+		t, _ := bits.Mul64(lo*qInv, q)
+		dst[i] = below(hi-t+q, q)
+	}
+}
+
+// load writes the small signed coefficients to dst, in the NTT domain and,
+// for Montgomery products, times 2^64.
+func (f *field) load(dst []uint64, small []int32) {
+	for i, v := range small {
+		dst[i] = uint64(int64(v) + int64(f.q)&(int64(v)>>63))
+	}
+	f.sub.NTT(dst, dst)
+	for i, v := range dst {
+		dst[i] = f.mul(v, f.r2)
+	}
+}
+
+// planes makes one polynomial per prime.
+func (c *context) planes() [][]uint64 {
+	all := make([]uint64, len(c.fields)*c.N())
+	out := make([][]uint64, len(c.fields))
+	for j := range out {
+		out[j] = all[j*c.N() : (j+1)*c.N() : (j+1)*c.N()]
+	}
+	return out
+}

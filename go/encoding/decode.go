@@ -1,0 +1,76 @@
+package encoding
+
+import (
+	"fmt"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// Decode writes to out the mean of a chunk whose values begin at index first:
+// (sum − M·weight)·(range/M/divisor), where weight is the sum of the public
+// weights and divisor what the sum is divided by. It returns ErrDecrypt when
+// a lane exceeds 2M·weight or an unused bit is set; out is meaningless then.
+func (l *Lanes) Decode(out []float32, words [][]uint64, first int64, weight uint32, divisor float64) error {
+	s := l.scheme
+	n := (len(out) + s.Lanes - 1) / s.Lanes
+	bad := unused(words, n, len(out), s)
+	for k := l.at(first); k < len(l.tensors); k++ {
+		t := &l.tensors[k]
+		from, to := max(t.from-first, 0), min(t.to-first, int64(len(out)))
+		if from >= int64(len(out)) {
+			break
+		}
+		scale := t.limit / float64(s.Half()) / divisor
+		for at := int(from); at < int(to); {
+			end := min(int(to), (at/s.Lanes/block+1)*block*s.Lanes)
+			for lane := range s.Lanes {
+				if i, j := coefficients(at, end, lane, s.Lanes); i < j {
+					bad |= open(out, words, i, j, lane, s, int64(weight)*s.Half(), scale)
+				}
+			}
+			at = end
+		}
+	}
+	if bad>>63 != 0 {
+		return fmt.Errorf("a lane holds more than %d terms can sum to: %w", weight, errs.ErrDecrypt)
+	}
+	return nil
+}
+
+// open reads one lane of coefficients [i, j). Bit 63 of the result is set when
+// a sum exceeds twice the offset.
+func open(out []float32, words [][]uint64, i, j, lane int, s *params.Scheme, offset int64, scale float64) (bad uint64) {
+	low, high, shift := place(words, lane, s)
+	low = low[:j]
+	mask := uint64(1)<<s.LaneWidth() - 1
+	at := i*s.Lanes + lane
+	for ; i < j; i++ {
+		v := low[i] >> (shift & 63)
+		if high != nil {
+			v |= high[i] << (64 - shift)
+		}
+		v &= mask
+		bad |= uint64(2*offset) - v
+		out[at] = float32(float64(int64(v)-offset) * scale)
+		at += s.Lanes
+	}
+	return bad
+}
+
+// unused has bit 63 set when a bit above the lanes is set in the first n
+// coefficients, or one of a lane that carries no value in the last.
+func unused(words [][]uint64, n, values int, s *params.Scheme) uint64 {
+	top := s.Lanes * s.LaneWidth()
+	rest := uint64(0)
+	for w := top / 64; w < len(words); w++ {
+		for _, v := range words[w][:n] {
+			rest |= v >> (max(top-64*w, 0) & 63)
+		}
+	}
+	used := (values - (n-1)*s.Lanes) * s.LaneWidth()
+	for w := used / 64; w < len(words); w++ {
+		rest |= words[w][n-1] >> (max(used-64*w, 0) & 63)
+	}
+	return rest | -rest
+}

@@ -1,0 +1,176 @@
+package seal
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cryptflow/cryptflow/go/ckks"
+	"github.com/cryptflow/cryptflow/go/encoding"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/frame"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// Opener decrypts the result of a round. It may be used by several goroutines.
+type Opener struct {
+	round    Round
+	release  Release
+	lanes    *encoding.Lanes
+	geometry frame.Geometry
+	pool     chan *openWorker
+
+	mu      sync.Mutex
+	weights uint64 // Σw of the control chunk; 0 until OpenControl
+}
+
+type openWorker struct {
+	decryptor *ckks.Decryptor
+	words     [][]uint64
+}
+
+// NewOpener checks the release and prepares decryption on the given number of
+// threads. OpenControl comes before the other frames.
+func NewOpener(r Round, release Release, threads int) (*Opener, error) {
+	lanes, geometry, err := r.lanes()
+	if err != nil {
+		return nil, err
+	}
+	if err := release.check(r.Scheme); err != nil {
+		return nil, err
+	}
+	threads = threadsOr(threads, geometry.Frames())
+	o := &Opener{round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads)}
+	for range threads {
+		d, err := ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
+		if err != nil {
+			return nil, err
+		}
+		o.pool <- &openWorker{decryptor: d, words: planes(r.Scheme)}
+	}
+	return o, nil
+}
+
+// Frames is the number of frames of the result, the control chunk last.
+func (o *Opener) Frames() int { return o.geometry.Frames() }
+
+// Header is the header that frame index of the result must have: terms and
+// weights are those of the release.
+func (o *Opener) Header(index int) frame.Header {
+	h := o.geometry.Header(index)
+	h.Terms, h.Weight = o.release.Terms, o.release.WeightSum
+	return h
+}
+
+// OpenControl opens the control chunk, the last frame, and returns the sums of
+// its entries. It returns ErrWeightSum when the weights are not what a cohort
+// of the release's size can have.
+func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
+	w := <-o.pool
+	defer func() { o.pool <- w }()
+	if err := w.decryptor.Decrypt(w.words, b, o.Header(o.geometry.ControlIndex())); err != nil {
+		return nil, err
+	}
+	entries, err := encoding.DecodeControl(w.words, o.round.Controls, o.release.WeightSum)
+	if err != nil {
+		return nil, err
+	}
+	sum, n := entries[encoding.ControlWeight], uint64(o.release.Terms)
+	if o.round.Scheme.Mode == params.SharedKey {
+		if sum != uint64(o.release.WeightSum) {
+			return nil, fmt.Errorf("the weights sum to %d under encryption and to %d in the release: %w", sum, o.release.WeightSum, errs.ErrWeightSum)
+		}
+	} else if sum < n || sum > n*uint64(o.round.WeightCap) {
+		return nil, fmt.Errorf("the weights of %d clients sum to %d, outside %d to %d: %w", n, sum, n, n*uint64(o.round.WeightCap), errs.ErrWeightSum)
+	}
+	o.mu.Lock()
+	o.weights = sum
+	o.mu.Unlock()
+	return entries, nil
+}
+
+// Open decrypts data frame index and writes its values, [Geometry.Span] of
+// them, to out.
+func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) error {
+	o.mu.Lock()
+	weights := o.weights
+	o.mu.Unlock()
+	if weights == 0 {
+		return fmt.Errorf("a data frame before the control chunk: %w", errs.ErrState)
+	}
+	if index < 0 || index >= o.geometry.ControlIndex() {
+		return fmt.Errorf("data frame %d of %d: %w", index, o.geometry.ControlIndex(), errs.ErrArgument)
+	}
+	from, to := o.geometry.Span(index)
+	if int64(len(out)) != to-from {
+		return fmt.Errorf("room for %d values of frame %d, which has %d: %w", len(out), index, to-from, errs.ErrArgument)
+	}
+	var w *openWorker
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case w = <-o.pool:
+	}
+	defer func() { o.pool <- w }()
+	if err := w.decryptor.Decrypt(w.words, b, o.Header(index)); err != nil {
+		return err
+	}
+	if err := o.lanes.Decode(out, w.words, from, o.release.WeightSum, o.round.divisor(weights)); err != nil {
+		return fmt.Errorf("chunk %d: %w", index, err)
+	}
+	return nil
+}
+
+// OpenRange opens the data frames from index first on, on all threads, and
+// writes their values to out, one after the other. The error is that of the
+// first frame that failed; out is meaningless then.
+func (o *Opener) OpenRange(ctx context.Context, first int, frames [][]byte, out []float32) error {
+	if first < 0 || len(frames) > o.geometry.ControlIndex()-first {
+		return fmt.Errorf("data frames %d to %d of %d: %w", first, first+len(frames), o.geometry.ControlIndex(), errs.ErrArgument)
+	}
+	if len(frames) == 0 {
+		return nil
+	}
+	start, _ := o.geometry.Span(first)
+	_, end := o.geometry.Span(first + len(frames) - 1)
+	if int64(len(out)) != end-start {
+		return fmt.Errorf("room for %d values of frames that have %d: %w", len(out), end-start, errs.ErrArgument)
+	}
+	failures := make([]error, len(frames))
+	var next atomic.Int64
+	var failed atomic.Bool
+	var wg sync.WaitGroup
+	for range min(cap(o.pool), len(frames)) {
+		wg.Go(func() {
+			for !failed.Load() {
+				k := int(next.Add(1)) - 1
+				if k >= len(frames) {
+					return
+				}
+				from, to := o.geometry.Span(first + k)
+				if failures[k] = o.guard(ctx, first+k, frames[k], out[from-start:to-start]); failures[k] != nil {
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range failures {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// guard is Open, with a panic turned into an error: it runs where nobody else
+// would recover it.
+func (o *Opener) guard(ctx context.Context, index int, b []byte, out []float32) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("decrypting frame %d panicked: %w", index, errs.ErrPanic)
+		}
+	}()
+	return o.Open(ctx, index, b, out)
+}

@@ -1,0 +1,275 @@
+package seal
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"sync"
+
+	"github.com/cryptflow/cryptflow/go/ckks"
+	"github.com/cryptflow/cryptflow/go/encoding"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/frame"
+	"github.com/cryptflow/cryptflow/go/params"
+)
+
+// Sealer makes the frames of one contribution.
+type Sealer struct {
+	round    Round
+	lanes    *encoding.Lanes
+	geometry frame.Geometry
+	values   []float32
+	factor   float64
+	controls []uint64
+	clipped  []uint64
+	workers  []*sealWorker
+
+	mu     sync.Mutex // one Seal at a time; guards leaves
+	leaves []leaf
+}
+
+type leaf struct {
+	hash  [sha256.Size]byte
+	known bool
+}
+
+// sealWorker is one core's share: an encryptor and two frames, one being
+// filled while the other is emitted.
+type sealWorker struct {
+	encryptor *ckks.Encryptor
+	words     [][]uint64
+	slots     [2]slot
+	ready     chan int // filled slots, in order
+	free      chan int // slots that may be filled
+	hash      hash.Hash
+}
+
+type slot struct {
+	buf  []byte
+	n    int
+	leaf [sha256.Size]byte
+	err  error
+}
+
+// leafPrefix distinguishes leaves from nodes, as in RFC 6962.
+var leafPrefix = []byte{0}
+
+// NewSealer checks an update and prepares its encryption. It returns
+// ErrNotFinite, naming the tensor, for NaN or an infinity, and ErrWeight for a
+// weight of 0 or above the cap. In shared-key the weight is public, applied by
+// the aggregator, and 1 here.
+func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, threads int) (*Sealer, error) {
+	lanes, geometry, err := r.lanes()
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(values)) != lanes.Values() {
+		return nil, fmt.Errorf("an update of %d values for a layout of %d: %w", len(values), lanes.Values(), errs.ErrLayout)
+	}
+	if weight < 1 || weight > r.WeightCap {
+		return nil, fmt.Errorf("num_examples is %d; the task allows 1 to %d: %w", weight, r.WeightCap, errs.ErrWeight)
+	}
+	s := &Sealer{
+		round: r, lanes: lanes, geometry: geometry, values: values,
+		factor: r.factor(weight), controls: make([]uint64, r.Controls),
+		leaves: make([]leaf, geometry.Frames()),
+	}
+	threads = threadsOr(threads, geometry.Frames())
+	if err := s.scan(threads); err != nil {
+		return nil, err
+	}
+	s.controls[encoding.ControlWeight] = uint64(weight)
+	if r.Scheme.Mode == params.SharedKey {
+		s.controls[encoding.ControlWeight] = 1
+	}
+	for _, n := range s.clipped {
+		s.controls[encoding.ControlClipped] += n
+	}
+	for range threads {
+		w, err := newSealWorker(r, secrets, geometry)
+		if err != nil {
+			return nil, err
+		}
+		s.workers = append(s.workers, w)
+	}
+	return s, nil
+}
+
+func newSealWorker(r Round, secrets Secrets, g frame.Geometry) (*sealWorker, error) {
+	w := &sealWorker{ready: make(chan int, 2), free: make(chan int, 2), hash: sha256.New(), words: planes(r.Scheme)}
+	var err error
+	if r.Scheme.Mode == params.SumKey {
+		w.encryptor, err = ckks.NewSumKeyEncryptor(r.Scheme, r.SpecDigest, secrets.Key, secrets.Noise)
+	} else {
+		w.encryptor, err = ckks.NewPublicKeyEncryptor(r.Scheme, r.SpecDigest, r.Nonce, r.PublicKey, secrets.Noise)
+	}
+	if err != nil {
+		return nil, err
+	}
+	size := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
+	for i := range w.slots {
+		w.slots[i].buf = make([]byte, size)
+	}
+	return w, nil
+}
+
+// planes makes room for one plaintext.
+func planes(s *params.Scheme) [][]uint64 {
+	out := make([][]uint64, len(s.Primes))
+	for i := range out {
+		out[i] = make([]uint64, s.N())
+	}
+	return out
+}
+
+// scan looks for values that are not finite and counts what will be clipped.
+func (s *Sealer) scan(threads int) error {
+	parts := make([][]uint64, threads)
+	bad := make([]int, threads)
+	var wg sync.WaitGroup
+	for i := range threads {
+		wg.Go(func() {
+			parts[i] = make([]uint64, len(s.round.Tensors))
+			from, to := len(s.values)*i/threads, len(s.values)*(i+1)/threads
+			bad[i] = s.lanes.Scan(s.values[from:to], int64(from), s.factor, parts[i])
+		})
+	}
+	wg.Wait()
+	s.clipped = make([]uint64, len(s.round.Tensors))
+	for i := range threads {
+		if bad[i] >= 0 {
+			return fmt.Errorf("tensor %q holds NaN or an infinity: %w", s.round.Tensors[bad[i]].Name, errs.ErrNotFinite)
+		}
+		for k, n := range parts[i] {
+			s.clipped[k] += n
+		}
+	}
+	return nil
+}
+
+// Frames is the number of frames of the contribution, the control chunk last.
+func (s *Sealer) Frames() int { return s.geometry.Frames() }
+
+// Geometry is the shape of the contribution.
+func (s *Sealer) Geometry() frame.Geometry { return s.geometry }
+
+// Clipped is the number of values outside the range, by tensor.
+func (s *Sealer) Clipped() []uint64 { return append([]uint64(nil), s.clipped...) }
+
+// Leaf is the hash of a frame that was sealed before, H(0x00 ‖ frame): the
+// leaf of the contribution's Merkle tree.
+func (s *Sealer) Leaf(index int) (h [sha256.Size]byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if index < 0 || index >= len(s.leaves) {
+		return h, false
+	}
+	return s.leaves[index].hash, s.leaves[index].known
+}
+
+// Seal makes frames [from, to) and passes them to emit in order. It may be
+// called again for the same frames, which are then the same bytes; when the
+// update changed in between it returns ErrContribution before emitting the
+// frame that differs. It returns the context's error, or emit's, at once.
+func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, frame []byte) error) error {
+	if from < 0 || to < from || to > s.Frames() {
+		return fmt.Errorf("frames %d to %d of %d: %w", from, to, s.Frames(), errs.ErrArgument)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	workers := s.workers[:min(len(s.workers), to-from)]
+	stop, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for k, w := range workers {
+		w.reset()
+		wg.Go(func() { w.run(stop, s, from+k, to, len(workers)) })
+	}
+	for index := from; index < to; index++ {
+		w := workers[(index-from)%len(workers)]
+		var at int
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case at = <-w.ready:
+		}
+		if err := s.deliver(index, &w.slots[at], emit); err != nil {
+			return err
+		}
+		w.free <- at
+	}
+	return nil
+}
+
+// deliver compares a frame with what was emitted in its place before.
+func (s *Sealer) deliver(index int, f *slot, emit func(int, []byte) error) error {
+	if f.err != nil {
+		return f.err
+	}
+	known := &s.leaves[index]
+	if known.known && known.hash != f.leaf {
+		return fmt.Errorf("frame %d: the update changed since it was first encrypted; contribute it with new secrets: %w", index, errs.ErrContribution)
+	}
+	known.hash, known.known = f.leaf, true
+	return emit(index, f.buf[:f.n])
+}
+
+func (w *sealWorker) reset() {
+	for len(w.ready) > 0 {
+		<-w.ready
+	}
+	for len(w.free) > 0 {
+		<-w.free
+	}
+	w.free <- 0
+	w.free <- 1
+}
+
+// run fills every step-th frame from first on.
+func (w *sealWorker) run(ctx context.Context, s *Sealer, first, to, step int) {
+	for index := first; index < to; index += step {
+		select {
+		case <-ctx.Done():
+			return
+		case at := <-w.free:
+			w.fill(&w.slots[at], s, index)
+			w.ready <- at
+		}
+	}
+}
+
+// fill makes frame index.
+func (w *sealWorker) fill(f *slot, s *Sealer, index int) {
+	defer func() {
+		if p := recover(); p != nil {
+			f.err = fmt.Errorf("encrypting frame %d panicked: %w", index, errs.ErrPanic)
+		}
+	}()
+	h := s.geometry.Header(index)
+	f.n = s.geometry.FrameSize(index)
+	if f.err = w.encode(s, index); f.err != nil {
+		return
+	}
+	if f.err = w.encryptor.Encrypt(f.buf[:f.n], h, w.words); f.err != nil {
+		return
+	}
+	w.hash.Reset()
+	w.hash.Write(leafPrefix)
+	w.hash.Write(f.buf[:f.n])
+	w.hash.Sum(f.leaf[:0])
+}
+
+func (w *sealWorker) encode(s *Sealer, index int) error {
+	if index == s.geometry.ControlIndex() {
+		return encoding.EncodeControl(w.words, s.controls)
+	}
+	from, to := s.geometry.Span(index)
+	var rho []byte
+	if s.round.Scheme.Rounding == params.Stochastic {
+		rho = w.encryptor.Rounding(uint32(index), int(to-from))
+	}
+	s.lanes.Encode(w.words, s.values[from:to], from, s.factor, rho)
+	return nil
+}
