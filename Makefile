@@ -1,31 +1,49 @@
-# The front door: `make help`.
+# The front door: `make help`. Everything Python is installed into $(VENV).
 GO ?= go
 PYTHON ?= python3
 VENV ?= .venv
+BIN = $(VENV)/bin
 PACKAGES = ./go/...
+SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci lint test fmt clean go-lint go-test
+.PHONY: help ci build lint test test-go test-python fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 ci: lint test ## what continuous integration runs
 
-lint: go-lint ## gofmt, go vet, staticcheck
+build: $(VENV)/.built ## install the package and its tools into $(VENV)
 
-test: go-test ## every test
+# Wheels are built from a clean tree: what an earlier build left in build/lib
+# would travel along.
+$(VENV)/.built: $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
+	rm -rf build/lib build/bdist.* build/scripts-*
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
+	@touch $@
 
-go-lint:
+lint: build ## gofmt, go vet, staticcheck, ruff, mypy --strict
 	@unformatted=$$(gofmt -l go); if [ -n "$$unformatted" ]; then echo "gofmt needed: $$unformatted"; exit 1; fi
 	$(GO) vet $(PACKAGES)
 	$(GO) tool staticcheck $(PACKAGES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-go-test:
+test: test-go test-python ## every test
+
+test-go: ## tests of the Go packages
 	$(GO) test $(PACKAGES)
 
-fmt: ## format the sources
+test-python: build ## tests of the Python package, as installed
+	$(BIN)/python -m pytest
+
+fmt: build ## format the sources
 	gofmt -w go
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 clean: ## remove what was built
-	rm -rf build dist
+	rm -rf build dist $(VENV)

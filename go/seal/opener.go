@@ -174,3 +174,6 @@ func (o *Opener) guard(ctx context.Context, index int, b []byte, out []float32) 
 	}()
 	return o.Open(ctx, index, b, out)
 }
+
+// Geometry is the shape of the result.
+func (o *Opener) Geometry() frame.Geometry { return o.geometry }

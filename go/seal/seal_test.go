@@ -237,4 +237,3 @@ func TestSealFoldOpen(t *testing.T) {
 		}
 	}
 }
-

@@ -1,0 +1,431 @@
+"""Raw operations: keys, encrypt, aggregate, decrypt on Arrow arrays.
+
+This is the layer beneath federated averaging, without services, release gate
+or audit log. **Whoever uses it decides alone who holds which key.** Ciphertexts
+are RLWE ciphertexts of CKKS parameters with exact integer packing; docs/spec.md
+describes every byte.
+
+>>> import numpy as np
+>>> from cryptflow import hazmat
+>>> r = hazmat.Round(values=3, clients=2, value_range=1.0, bits=16)
+>>> keys = [r.new_key() for _ in range(2)]
+>>> updates = [np.float32([0.5, -0.25, 0]), np.float32([0.25, 0.25, 0])]
+>>> frames = [r.encrypt(k, u) for k, u in zip(keys, updates)]
+>>> total = r.aggregate(frames)
+>>> np.round(r.decrypt(r.release(keys), total).to_numpy(), 3)
+array([0.375, 0.   , 0.   ], dtype=float32)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from cryptflow._native import Handle, call, exchange, receive, send, threads
+from cryptflow.errors import InputError
+
+__all__ = ["Key", "Release", "Round"]
+
+# About a tenth of a second of work in one call, so that Ctrl-C is answered.
+_VALUES_PER_CALL = 1 << 21
+
+
+class Key:
+    """A key made by :meth:`Round.new_key`; it cannot be printed or pickled."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def __repr__(self) -> str:
+        return "Key(redacted)"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise _argument("a key stays in the process that made it")
+
+
+class Release:
+    """What opens one sum, made by :meth:`Round.release`."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def __repr__(self) -> str:
+        return "Release(redacted)"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise _argument("a release stays in the process that made it")
+
+
+class Round:
+    """Parameters and identity that contributions to one sum have in common.
+
+    Parameters
+    ----------
+    values : int, optional
+        Number of float32 values of an update, for an update of one tensor.
+    clients : int
+        Largest number of contributions in a sum.
+    tensors : mapping of str to (int, float), optional
+        Instead of `values` and `value_range`: name → (count, range), in the
+        order in which the values travel.
+    value_range : float
+        Largest magnitude that travels unclipped, in units of the values.
+    mode : {"sum-key", "shared-key"}
+        ``sum-key``: every contribution has a key of its own and only the sum
+        of the keys opens the sum. ``shared-key``: one key pair.
+    preset : str
+        ``n2048-q52``, ``n4096-q102`` or ``n8192-q204``.
+    bits : int
+        Bits of an encoded value, 4 to 30.
+    rounding : {"stochastic", "nearest"}
+        How a scaled value becomes an integer.
+    weight_cap : int
+        Largest weight (``num_examples``) of a contribution. In ``shared-key``
+        weights are public and at most 255.
+    digest : str, optional
+        64 hexadecimal digits that identify the round; drawn when missing.
+        Two rounds must not share it.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        No parameters at 128-bit security satisfy the request.
+
+    Notes
+    -----
+    Security limits: Bossuat et al., ePrint 2024/463. Construction and noise
+    bound: docs/spec.md.
+    """
+
+    def __init__(
+        self,
+        values: int | None = None,
+        *,
+        clients: int,
+        tensors: Mapping[str, tuple[int, float]] | None = None,
+        value_range: float = 1.0,
+        mode: Literal["sum-key", "shared-key"] = "sum-key",
+        preset: str = "n4096-q102",
+        bits: int = 16,
+        rounding: Literal["stochastic", "nearest"] = "stochastic",
+        weight_cap: int = 1,
+        digest: str | None = None,
+    ) -> None:
+        if (values is None) == (tensors is None):
+            raise _argument("give either values or tensors")
+        if tensors is None:
+            tensors = {"values": (_integer("values", values), value_range)}
+        for name, number in (("clients", clients), ("weight_cap", weight_cap)):
+            if _integer(name, number) < 1:
+                raise _argument(f"{name} is {number}, must be positive")
+        request = {
+            "mode": mode,
+            "preset": preset,
+            "rounding": rounding,
+            "bits": _integer("bits", bits),
+            "clients": clients,
+            "weight_cap": weight_cap,
+            "digest": digest or "",
+            "tensors": [
+                {"name": name, "count": _integer(name, count), "range": float(limit)}
+                for name, (count, limit) in tensors.items()
+            ],
+        }
+        self._ranges = {name: float(limit) for name, (_, limit) in tensors.items()}
+        self._handle = Handle(call("RoundNew", json.dumps(request)))
+        #: Derived parameters: lanes, delta_bits, frames, bytes and so on.
+        self.info: dict[str, Any] = json.loads(call("RoundInfo", self._handle.number))
+        self._step = max(1, min(256, _VALUES_PER_CALL // self.info["chunk_values"]))
+
+    def __repr__(self) -> str:
+        i = self.info
+        return (
+            f"Round({i['mode']}, {i['preset']}, {i['bits']} bits, {i['lanes']} lanes, "
+            f"{i['values']} values, {i['clients']} clients)"
+        )
+
+    def new_key(self) -> Key:
+        """Draw a key: one a contribution in sum-key, one a round in shared-key."""
+        return Key(Handle(call("KeyNew", self._handle.number)))
+
+    def encrypt(self, key: Key, update: Any, weight: int = 1) -> pa.LargeBinaryArray:
+        """Encrypt an update.
+
+        Parameters
+        ----------
+        key : Key
+            In ``sum-key`` a key encrypts one update; encrypting the same
+            update again gives the same bytes, another one is refused.
+        update : array of float32, shape (values,)
+            Anything with ``__arrow_c_array__``, or a one-dimensional numpy
+            array. Leave it unchanged until the call returns.
+        weight : int
+            ``num_examples``, 1 to ``weight_cap``. In ``shared-key`` pass it to
+            :meth:`aggregate` as well.
+
+        Returns
+        -------
+        pyarrow.LargeBinaryArray
+            One frame an element, the control frame last.
+
+        Raises
+        ------
+        cryptflow.errors.InputError
+            NaN or infinity (the tensor is named), wrong type or length, a
+            weight outside the limits.
+        cryptflow.errors.RoundError
+            The key has encrypted another update.
+        """
+        array = _float32(update, self.info["values"])
+        weight = _integer("weight", weight)
+        handle = Handle(
+            send(
+                "SealerNew",
+                self._handle.number,
+                key._handle.number,
+                weight,
+                threads(),
+                array=array,
+            )
+        )
+        try:
+            parts, rest = [], 1
+            while rest:
+                rest, part = receive("SealNext", handle.number, self._step)
+                parts.append(part)
+        finally:
+            handle.close()
+        return pa.concat_arrays(parts)
+
+    def clipped(self, update: Any, weight: int = 1) -> dict[str, int]:
+        """Return how many values of each tensor lie outside its range."""
+        array = _float32(update, self.info["values"])
+        weight = _integer("weight", weight)
+        key = self.new_key()
+        args = self._handle.number, key._handle.number, weight, threads()
+        handle = Handle(send("SealerNew", *args, array=array))
+        counts = json.loads(call("SealClipped", handle.number))
+        handle.close()
+        return dict(zip(self._ranges, counts, strict=True))
+
+    def aggregate(
+        self, contributions: Sequence[Any], weights: Sequence[int] | None = None
+    ) -> pa.LargeBinaryArray:
+        """Add contributions without any key.
+
+        Parameters
+        ----------
+        contributions : sequence of large_binary arrays
+            As :meth:`encrypt` returns them.
+        weights : sequence of int, optional
+            Public weights, ``shared-key`` only; 1 each when missing.
+
+        Returns
+        -------
+        pyarrow.LargeBinaryArray
+            The frames of the sum: the same bytes whatever the order.
+
+        Raises
+        ------
+        cryptflow.errors.CorruptError
+            A frame is not canonical.
+        cryptflow.errors.InputError
+            A frame belongs to another round or place, or one is missing.
+        """
+        weights = self._weights(len(contributions), weights)
+        arrays = [_frames(c, self.info["frames"]) for c in contributions]
+        if not arrays:
+            raise _argument("there is nothing to aggregate")
+        parts = []
+        for first in range(0, self.info["frames"], self._step):
+            count = min(self._step, self.info["frames"] - first)
+            fold = Handle(call("FoldNew", self._handle.number, first, count))
+            try:
+                for array, weight in zip(arrays, weights, strict=True):
+                    send(
+                        "FoldAdd",
+                        fold.number,
+                        weight,
+                        array=array.slice(first, count),
+                    )
+                parts.append(receive("FoldTake", fold.number)[1])
+            finally:
+                _close_quietly(fold)
+        return pa.concat_arrays(parts)
+
+    def release(
+        self, keys: Sequence[Key], weights: Sequence[int] | None = None
+    ) -> Release:
+        """Make what opens the sum of exactly the contributions under `keys`.
+
+        Parameters
+        ----------
+        keys : sequence of Key
+            ``sum-key``: the key of every contribution in the sum.
+            ``shared-key``: the one key, once for every contribution.
+        weights : sequence of int, optional
+            As given to :meth:`aggregate`.
+        """
+        weights = self._weights(len(keys), weights)
+        numbers = [k._handle.number for k in keys]
+        if self.info["mode"] == "shared-key":
+            numbers = sorted(set(numbers))
+        request = json.dumps({"keys": numbers, "weights": weights})
+        return Release(Handle(call("ReleaseNew", self._handle.number, request)))
+
+    def decrypt(self, release: Release, total: Any) -> pa.FloatArray:
+        """Open a sum and return the weighted mean of its updates.
+
+        Parameters
+        ----------
+        release : Release
+            For the set that was added, no other.
+        total : large_binary array
+            As :meth:`aggregate` returns it.
+
+        Returns
+        -------
+        pyarrow.FloatArray
+            Shape (values,), float32.
+
+        Raises
+        ------
+        cryptflow.errors.CorruptError
+            The release is not that of the sum, or bytes were corrupted.
+        """
+        frames = _frames(total, self.info["frames"])
+        opener = Handle(
+            call("OpenerNew", self._handle.number, release._handle.number, threads())
+        )
+        last, size = self.info["frames"] - 1, self.info["chunk_values"]
+        try:
+            send("OpenControl", opener.number, array=frames.slice(last, 1))
+            parts = []
+            for first in range(0, last, self._step):
+                count = min(self._step, last - first)
+                room = min(self.info["values"] - first * size, count * size)
+                parts.append(
+                    exchange(
+                        "Open",
+                        opener.number,
+                        first,
+                        room,
+                        array=frames.slice(first, count),
+                    )
+                )
+        finally:
+            opener.close()
+        return pa.concat_arrays(parts)
+
+    def error_bound(
+        self,
+        value_range: float,
+        weights: Sequence[int] | None = None,
+        *,
+        contributions: int = 1,
+    ) -> float:
+        """Return the largest error of a mean, for values within their range.
+
+        One quantisation step with stochastic rounding, half of one with
+        nearest; in ``sum-key`` times n·weight_cap/Σweights. Rounding the mean
+        to float32 comes on top.
+
+        Parameters
+        ----------
+        value_range : float
+            Range of the tensor.
+        weights : sequence of int, optional
+            Weights given to :meth:`encrypt`; 1 each when missing.
+        contributions : int
+            Their number when `weights` is missing.
+        """
+        used = [1] * contributions if weights is None else list(weights)
+        step = value_range / float(self.info["half"])
+        if self.info["rounding"] == "nearest":
+            step /= 2
+        if self.info["mode"] == "sum-key":
+            step *= len(used) * float(self.info["weight_cap"]) / sum(used)
+        return step
+
+    def _weights(self, count: int, weights: Sequence[int] | None) -> list[int]:
+        if weights is None:
+            return [1] * count
+        if len(weights) != count:
+            raise _argument(f"{len(weights)} weights for {count} contributions")
+        out = [_integer("weight", w) for w in weights]
+        limit = self.info["public_weight_cap"]
+        for w in out:
+            if not 1 <= w <= limit:
+                raise _argument(f"public weight {w} outside 1 to {limit}", "CF_WEIGHT")
+        return out
+
+
+def _argument(text: str, code: str = "CF_ARGUMENT") -> InputError:
+    error = InputError(text)
+    error.code = code
+    return error
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise _argument(f"{name} must be an integer, not {type(value).__name__}")
+    if not -(1 << 63) <= int(value) < 1 << 63:
+        raise _argument(f"{name} is out of range")
+    return int(value)
+
+
+def _float32(update: Any, count: int) -> pa.FloatArray:
+    if isinstance(update, np.ndarray):
+        if update.ndim != 1:
+            raise _argument(f"the update has shape {update.shape}; flatten it")
+        if update.dtype != np.float32:
+            raise _argument(f"the update is {update.dtype}, must be float32")
+        update = np.ascontiguousarray(update)
+        if update.ctypes.data % 8:
+            update = update.copy()
+        array = pa.array(update)
+    elif hasattr(update, "__arrow_c_array__"):
+        array = pa.array(update)
+    else:
+        raise _argument(
+            f"the update is a {type(update).__name__}; "
+            "pass a float32 numpy or Arrow array"
+        )
+    if array.type != pa.float32():
+        raise _argument(f"the update is {array.type}, must be float32")
+    if array.null_count:
+        raise _argument("the update has nulls", "CF_ARROW")
+    if len(array) == 0:
+        raise _argument("the update is empty")
+    if len(array) != count:
+        raise _argument(
+            f"the update has {len(array)} values, the round {count}",
+            "CF_LAYOUT_MISMATCH",
+        )
+    return array
+
+
+def _frames(frames: Any, count: int) -> pa.LargeBinaryArray:
+    if not hasattr(frames, "__arrow_c_array__"):
+        raise _argument(f"frames are large_binary, not {type(frames).__name__}")
+    array = pa.array(frames)
+    if array.type != pa.large_binary():
+        raise _argument(f"frames are large_binary, not {array.type}")
+    if array.null_count:
+        raise _argument("frames have nulls", "CF_ARROW")
+    if len(array) != count:
+        raise _argument(f"{len(array)} frames; the round has {count}")
+    return array
+
+
+def _close_quietly(handle: Handle) -> None:
+    """Close what an error may have closed already."""
+    try:
+        handle.close()
+    except InputError as error:
+        if error.code != "CF_BAD_HANDLE":
+            raise
