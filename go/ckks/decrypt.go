@@ -63,15 +63,15 @@ func (d *Decryptor) Decrypt(words [][]uint64, b []byte, want frame.Header) error
 	for j := range d.fields {
 		f := &d.fields[j]
 		if want.Components == 1 {
-			d.public.expand(d.poly, want.Chunk, j, f.q, d.Width)
+			d.public.multiply(d.poly, d.secret[j], want.Chunk, j, f, d.Width)
 		} else {
 			if !frame.Unpack(d.poly, mask[:second], d.Width, f.q) {
 				return frame.Noncanonical(1, j)
 			}
 			mask = mask[second:]
 			f.sub.NTT(d.poly, d.poly)
+			f.product(d.poly, d.poly, d.secret[j])
 		}
-		f.product(d.poly, d.poly, d.secret[j])
 		f.sub.INTT(d.poly, d.poly)
 		sum := d.sums[j][:n]
 		if !frame.Unpack(sum, body[:first], d.Width, f.q) {

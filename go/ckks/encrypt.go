@@ -129,8 +129,7 @@ func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error 
 		gaussian(e.small[:n], e.noise.fill(e.buf, 8*n, h.Chunk, 0, purposeError))
 		for j := range e.fields {
 			f := &e.fields[j]
-			e.public.expand(e.poly, h.Chunk, j, f.q, e.Width)
-			f.product(e.poly, e.poly, e.secret[j])
+			e.public.multiply(e.poly, e.secret[j], h.Chunk, j, f, e.Width)
 			body = e.write(body, f, n, true)
 		}
 		return nil

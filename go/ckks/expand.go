@@ -1,6 +1,9 @@
 package ckks
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // expander yields the public polynomials a of one key base: AES-128, keyed
 // with a hash of it. Everybody derives the same polynomials; nobody chooses
@@ -33,6 +36,27 @@ func (x *expander) expand(dst []uint64, chunk uint32, j int, q uint64, width int
 	}
 	if bad>>63 != 0 {
 		x.reject(dst, chunk, j, q, mask)
+	}
+}
+
+// multiply writes a_{chunk,j}·s to dst, for s in the NTT domain times 2^64: it
+// is expand and [field.product] in one pass.
+func (x *expander) multiply(dst, s []uint64, chunk uint32, j int, f *field, width int) {
+	words := x.stream.fill(x.buf, 8*len(dst), chunk, uint32(j), purposeA)
+	mask := uint64(1)<<width - 1
+	q, qInv := f.q, f.qInv
+	bad := uint64(0)
+	words, s = words[:8*len(dst)], s[:len(dst)]
+	for i, y := range s {
+		v := binary.LittleEndian.Uint64(words[8*i:]) & mask
+		bad |= q - 1 - v
+		hi, lo := bits.Mul64(v, y)
+		t, _ := bits.Mul64(lo*qInv, q)
+		dst[i] = below(hi-t+q, q)
+	}
+	if bad>>63 != 0 {
+		x.reject(dst, chunk, j, q, mask)
+		f.product(dst, dst, s)
 	}
 }
 

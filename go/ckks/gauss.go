@@ -27,15 +27,24 @@ const largest = len(thresholds)
 // |x| = #{k : u ≥ T_k}. The whole table is scanned for every sample and
 // nothing branches or is looked up by u.
 func gaussian(dst []int32, stream []byte) {
-	stream = stream[:8*len(dst)]
+	t := &last
 	for i := range dst {
 		w := binary.LittleEndian.Uint64(stream[8*i:])
 		u := w & (1<<63 - 1)
 		var k uint64
-		for _, t := range &thresholds {
-			k += (t - 1 - u) >> 63
+		for j := 0; j < len(t); j += 8 {
+			k += (t[j]-u)>>63 + (t[j+1]-u)>>63 + (t[j+2]-u)>>63 + (t[j+3]-u)>>63 +
+				(t[j+4]-u)>>63 + (t[j+5]-u)>>63 + (t[j+6]-u)>>63 + (t[j+7]-u)>>63
 		}
 		sign := -int32(w >> 63)
 		dst[i] = int32(k) ^ sign - sign
 	}
 }
+
+// last are the largest u that do not reach each threshold: T_k − 1.
+var last = func() (t [largest]uint64) {
+	for k, v := range thresholds {
+		t[k] = v - 1
+	}
+	return t
+}()

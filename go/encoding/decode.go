@@ -23,7 +23,8 @@ func (l *Lanes) Decode(out []float32, words [][]uint64, first int64, weight uint
 		}
 		scale := t.limit / float64(s.Half()) / divisor
 		for at := int(from); at < int(to); {
-			end := min(int(to), (at/s.Lanes/block+1)*block*s.Lanes)
+			whole := block / s.Lanes * s.Lanes
+			end := min(int(to), (at/whole+1)*whole)
 			for lane := range s.Lanes {
 				if i, j := coefficients(at, end, lane, s.Lanes); i < j {
 					bad |= open(out, words, i, j, lane, s, int64(weight)*s.Half(), scale)
@@ -36,6 +37,23 @@ func (l *Lanes) Decode(out []float32, words [][]uint64, first int64, weight uint
 		return fmt.Errorf("a lane holds more than %d terms can sum to: %w", weight, errs.ErrDecrypt)
 	}
 	return nil
+}
+
+// coefficients [i, j) are those whose given lane carries one of the values
+// [from, to).
+func coefficients(from, to, lane, lanes int) (i, j int) {
+	return (from - lane + lanes - 1) / lanes, (to - lane + lanes - 1) / lanes
+}
+
+// place is where a lane lies: bits shift and up of low, and, unless high is
+// nil, the rest in high.
+func place(words [][]uint64, lane int, s *params.Scheme) (low, high []uint64, shift uint) {
+	bit := lane * s.LaneWidth()
+	low, shift = words[bit/64], uint(bit%64)
+	if int(shift)+s.LaneWidth() > 64 {
+		high = words[bit/64+1]
+	}
+	return low, high, shift
 }
 
 // open reads one lane of coefficients [i, j). Bit 63 of the result is set when

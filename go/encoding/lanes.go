@@ -24,9 +24,9 @@ import (
 	"github.com/cryptflow/cryptflow/go/params"
 )
 
-// block is the number of coefficients treated at a time, so that their values
-// stay in the first-level cache while lane after lane is filled.
-const block = 256
+// block is the number of values treated at a time, so that they stay in the
+// first-level cache while lane after lane is filled.
+const block = 1024
 
 // Tensor is a run of consecutive values with one range: the largest magnitude
 // that travels unclipped.
@@ -86,7 +86,8 @@ func (l *Lanes) at(v int64) int {
 // quantiser is how values of one tensor become integers.
 type quantiser struct {
 	scale  float64 // steps a unit
-	beyond uint32  // bits of the smallest magnitude that is clipped
+	last   uint32  // bits of the largest magnitude that is not clipped
+	beyond uint32  // what larger magnitudes are replaced by: more than last
 	half   int64   // M
 }
 
@@ -99,7 +100,9 @@ func (l *Lanes) quantiser(t *tensor, factor float64) quantiser {
 	if float64(last) > limit {
 		last = math.Nextafter32(last, 0)
 	}
-	return quantiser{scale: factor * (float64(m) / t.limit), beyond: math.Float32bits(last) + 1, half: m}
+	q := quantiser{scale: factor * (float64(m) / t.limit), last: math.Float32bits(last), half: m}
+	q.beyond = min(q.last+1, math.Float32bits(math.MaxFloat32))
+	return q
 }
 
 // Scan looks at values, which begin at index first of the update: it returns
@@ -109,17 +112,18 @@ func (l *Lanes) Scan(values []float32, first int64, factor float64, clipped []ui
 	for k := l.at(first); len(values) > 0; k++ {
 		t := &l.tensors[k]
 		n := min(int64(len(values)), t.to-first)
-		beyond := l.quantiser(t, factor).beyond
-		var over, bad uint64
+		last := l.quantiser(t, factor).last
+		var inside uint64
+		bad := int64(0)
 		for _, x := range values[:n] {
-			a := math.Float32bits(x) &^ (1 << 31)
-			over += uint64(int64(beyond)-1-int64(a)) >> 63
-			bad |= uint64(0x7f7fffff - int64(a))
+			a := int64(math.Float32bits(x) &^ (1 << 31))
+			inside += uint64(a-int64(last)-1) >> 63
+			bad |= 0x7f7fffff - a
 		}
-		if bad>>63 != 0 {
+		if bad < 0 {
 			return k
 		}
-		clipped[k] += over
+		clipped[k] += uint64(n) - inside
 		values, first = values[n:], first+n
 	}
 	return -1
@@ -132,97 +136,101 @@ func (l *Lanes) Scan(values []float32, first int64, factor float64, clipped []ui
 func (l *Lanes) Encode(words [][]uint64, values []float32, first int64, factor float64, rho []byte) int {
 	s := l.scheme
 	n := (len(values) + s.Lanes - 1) / s.Lanes
-	for w := range words {
-		clear(words[w][:n])
-	}
 	if s.Rounding == params.Stochastic {
 		rho = rho[:4*len(values)]
 	}
-	for k := l.at(first); k < len(l.tensors); k++ {
-		t := &l.tensors[k]
-		from, to := max(t.from-first, 0), min(t.to-first, int64(len(values)))
-		if from >= int64(len(values)) {
-			break
-		}
-		q := l.quantiser(t, factor)
-		for at := int(from); at < int(to); {
-			end := min(int(to), (at/s.Lanes/block+1)*block*s.Lanes)
-			for lane := range s.Lanes {
-				i, j := coefficients(at, end, lane, s.Lanes)
-				if i >= j {
-					continue
-				}
-				if s.Rounding == params.Stochastic {
-					q.stochastic(words, values, rho, i, j, lane, s)
-				} else {
-					q.nearest(words, values, i, j, lane, s)
-				}
+	k := l.at(first)
+	q := l.quantiser(&l.tensors[k], factor)
+	var steps [block]uint32
+	whole := block / s.Lanes * s.Lanes
+	for at := 0; at < len(values); at += whole {
+		end := min(at+whole, len(values))
+		for from := at; from < end; {
+			for l.tensors[k].to <= first+int64(from) {
+				k++
+				q = l.quantiser(&l.tensors[k], factor)
 			}
-			at = end
+			to := int(min(int64(end), l.tensors[k].to-first))
+			if s.Rounding == params.Stochastic {
+				q.stochastic(steps[from-at:to-at], values[from:to], rho[4*from:4*to])
+			} else {
+				q.nearest(steps[from-at:to-at], values[from:to])
+			}
+			from = to
 		}
+		padded := (end - at + s.Lanes - 1) / s.Lanes * s.Lanes
+		clear(steps[end-at : padded])
+		fill(words, steps[:padded], at/s.Lanes, s)
 	}
 	return n
 }
 
-// coefficients [i, j) are those whose given lane carries one of the values
-// [from, to).
-func coefficients(from, to, lane, lanes int) (i, j int) {
-	return (from - lane + lanes - 1) / lanes, (to - lane + lanes - 1) / lanes
-}
-
-// place is where a lane lies: bits shift and up of words[low], and, if wide,
-// the rest in words[low+1].
-func place(words [][]uint64, lane int, s *params.Scheme) (low, high []uint64, shift uint) {
-	bit := lane * s.LaneWidth()
-	low, shift = words[bit/64], uint(bit%64)
-	if int(shift)+s.LaneWidth() > 64 {
-		high = words[bit/64+1]
+// stochastic rounds values to steps: with Y = |y|·2^32 truncated and clipped
+// to M·2^32, and the sign put back, u = floor((Y + ρ)/2^32) + M.
+func (q *quantiser) stochastic(steps []uint32, values []float32, rho []byte) {
+	scale, bound, offset, beyond := q.scale*(1<<32), q.half<<32, q.half<<32, q.beyond
+	steps, rho = steps[:len(values)], rho[:4*len(values)]
+	for len(values) >= 4 {
+		v, r, u := (*[4]float32)(values), (*[16]byte)(rho), (*[4]uint32)(steps)
+		u[0] = stochastic(v[0], binary.LittleEndian.Uint32(r[0:]), scale, bound, offset, beyond)
+		u[1] = stochastic(v[1], binary.LittleEndian.Uint32(r[4:]), scale, bound, offset, beyond)
+		u[2] = stochastic(v[2], binary.LittleEndian.Uint32(r[8:]), scale, bound, offset, beyond)
+		u[3] = stochastic(v[3], binary.LittleEndian.Uint32(r[12:]), scale, bound, offset, beyond)
+		values, rho, steps = values[4:], rho[16:], steps[4:]
 	}
-	return low, high, shift
-}
-
-// stochastic fills one lane of coefficients [i, j): with Y = y·2^32 truncated
-// and clipped to ±M·2^32, u = floor((Y + ρ)/2^32) + M.
-func (q quantiser) stochastic(words [][]uint64, values []float32, rho []byte, i, j, lane int, s *params.Scheme) {
-	low, high, shift := place(words, lane, s)
-	low = low[:j]
-	scale, bound := q.scale*(1<<32), q.half<<32
-	at := i*s.Lanes + lane
-	for ; i < j; i++ {
-		b := math.Float32bits(values[at])
-		b = min(b&^(1<<31), q.beyond) | b&(1<<31)
-		y := int64(float64(math.Float32frombits(b)) * scale)
-		y = min(max(y, -bound), bound) + int64(binary.LittleEndian.Uint32(rho[4*at:]))
-		u := uint64(y>>32 + q.half)
-		low[i] |= u << (shift & 63)
-		if high != nil {
-			high[i] |= u >> (64 - shift)
-		}
-		at += s.Lanes
+	for i, x := range values {
+		steps[i] = stochastic(x, binary.LittleEndian.Uint32(rho[4*i:]), scale, bound, offset, beyond)
 	}
 }
 
-// even is added and subtracted to round a float64 below 2^51 to the nearest
-// integer, ties to even, in the way of the hardware.
+func stochastic(x float32, rho uint32, scale float64, bound, offset int64, beyond uint32) uint32 {
+	b := math.Float32bits(x)
+	y := int64(float64(math.Float32frombits(min(b&^(1<<31), beyond))) * scale)
+	sign := int64(int32(b) >> 31)
+	y = min(y, bound) ^ sign - sign
+	return uint32((y + int64(rho) + offset) >> 32)
+}
+
+// even is added to round a float64 below 2^51 to the nearest integer, ties to
+// even, in the way of the hardware; the integer is then in the low bits.
 const even = 3 << 51
 
-// nearest fills one lane of coefficients [i, j): u = y rounded to nearest,
-// ties to even, clipped to ±M, + M.
-func (q quantiser) nearest(words [][]uint64, values []float32, i, j, lane int, s *params.Scheme) {
-	low, high, shift := place(words, lane, s)
-	low = low[:j]
-	at := i*s.Lanes + lane
-	for ; i < j; i++ {
-		b := math.Float32bits(values[at])
-		b = min(b&^(1<<31), q.beyond) | b&(1<<31)
+// nearest rounds values to steps: u = |y| to nearest, ties to even, clipped to
+// M, with the sign put back, + M.
+func (q *quantiser) nearest(steps []uint32, values []float32) {
+	steps = steps[:len(values)]
+	for i, x := range values {
+		b := math.Float32bits(x)
 		// The conversion keeps the compiler from fusing the two operations.
-		y := float64(float64(math.Float32frombits(b))*q.scale) + even
-		n := int64(math.Float64bits(y)) - int64(math.Float64bits(even))
-		u := uint64(min(max(n, -q.half), q.half) + q.half)
-		low[i] |= u << (shift & 63)
-		if high != nil {
-			high[i] |= u >> (64 - shift)
+		y := float64(float64(math.Float32frombits(min(b&^(1<<31), q.beyond)))*q.scale) + even
+		n := min(int64(math.Float64bits(y)-math.Float64bits(even)), q.half)
+		sign := int64(int32(b) >> 31)
+		steps[i] = uint32(n ^ sign - sign + q.half)
+	}
+}
+
+// fill packs whole coefficients from the given one on: lane k of a coefficient
+// at bits k·(β+g) and up.
+func fill(words [][]uint64, steps []uint32, from int, s *params.Scheme) {
+	n := len(steps) / s.Lanes
+	for w := range words {
+		clear(words[w][from : from+n])
+	}
+	for lane := range s.Lanes {
+		bit := lane * s.LaneWidth()
+		shift, at := bit%64, lane
+		low := words[bit/64][from : from+n]
+		for i := range low {
+			low[i] |= uint64(steps[at]) << (shift & 63)
+			at += s.Lanes
 		}
-		at += s.Lanes
+		if shift+s.LaneWidth() > 64 {
+			at = lane
+			high := words[bit/64+1][from : from+n]
+			for i := range high {
+				high[i] |= uint64(steps[at]) >> ((64 - shift) & 63)
+				at += s.Lanes
+			}
+		}
 	}
 }
