@@ -1,0 +1,200 @@
+"""One model's way through the rounds of a task, whatever trains it.
+
+An adapter for a framework says how weights are read and written
+(:class:`Weights`); :class:`Session` does the rest: it compares layouts before
+anything is trained, remembers the model at the round's start, forms the
+update, hands it to a client and applies the mean. Callbacks for Keras,
+Lightning and others are thin over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cryptflow.errors import InputError, LayoutError, RoundError
+
+__all__ = ["Averager", "Layout", "Session", "Tensor", "Weights", "compare_layouts"]
+
+Flat = npt.NDArray[np.float32]
+
+Report = TypeVar("Report", covariant=True)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Name and shape of one array of a model."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of values, the product of the shape."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+Layout = Sequence[Tensor]
+
+
+class Weights(Protocol):
+    """Access to the values that travel, in layout order."""
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the tensors that travel."""
+
+    def read(self, out: Flat) -> None:
+        """Copy all values, flat, to `out`."""
+
+    def write(self, values: Flat) -> None:
+        """Replace all values, in place."""
+
+
+class Averager(Protocol[Report]):
+    """What a session needs of a client."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """The task's layout; None when the client accepts any."""
+
+    def initial_model(self) -> Flat | None:
+        """Return the task's first model; None when clients bring their own."""
+
+    def average(self, update: Flat, num_examples: int) -> tuple[Flat, Report]:
+        """Contribute an update; return the cohort's mean and a report.
+
+        The update is not modified before the call returns.
+        """
+
+
+def compare_layouts(task: Layout, model: Layout) -> None:
+    """Refuse a model whose layout is not the task's.
+
+    Raises
+    ------
+    cryptflow.errors.LayoutError
+        Names the first difference in name, shape or count.
+    """
+    for i, (want, got) in enumerate(zip(task, model, strict=False)):
+        if want.name != got.name:
+            raise _mismatch(
+                f"tensor {i}: the task has {want.name!r}, the model {got.name!r}"
+            )
+        if want.shape != got.shape:
+            raise _mismatch(
+                f"tensor {want.name!r}: the task has shape {want.shape}, "
+                f"the model {got.shape}"
+            )
+    if len(task) > len(model):
+        raise _mismatch(f"the model lacks {task[len(model)].name!r}")
+    if len(model) > len(task):
+        raise _mismatch(f"the task does not have {model[len(task)].name!r}")
+
+
+def _mismatch(text: str) -> LayoutError:
+    error = LayoutError(text)
+    error.code = "CF_LAYOUT_MISMATCH"
+    return error
+
+
+class Session(Generic[Report]):
+    """One model's way through the rounds of a task.
+
+    Parameters
+    ----------
+    weights : Weights
+        Access to the model's values.
+    client : Averager
+        Takes updates and returns means.
+    num_examples : int
+        Weight of this client's updates, at least 1.
+    epochs_per_round : int
+        Local epochs between two averagings.
+
+    Raises
+    ------
+    cryptflow.errors.LayoutError
+        The model's layout is not the task's.
+
+    Notes
+    -----
+    Values are kept in float32: `master`, the model everybody holds, and what
+    the model really held at the round's start. The two differ where the model
+    stores fewer bits; small means then add up in the master and are not lost
+    to rounding. An averaging that fails changes nothing: it may be tried again.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        client: Averager[Report],
+        num_examples: int,
+        *,
+        epochs_per_round: int = 1,
+    ) -> None:
+        for name, value, code in (
+            ("num_examples", num_examples, "CF_WEIGHT"),
+            ("epochs_per_round", epochs_per_round, "CF_ARGUMENT"),
+        ):
+            number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not number or value < 1:
+                error = InputError(f"{name} is {value!r}; it is a positive integer")
+                error.code = code
+                raise error
+        layout = weights.layout
+        if client.layout is not None:
+            compare_layouts(client.layout, layout)
+        size = sum(t.count for t in layout)
+        if size == 0:
+            raise _mismatch("the model has no values that travel")
+        self._weights, self._client = weights, client
+        self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
+        self._epochs = 0
+        self._master = np.empty(size, np.float32)
+        self._update = np.empty(size, np.float32)
+        first = client.initial_model()
+        if first is None:
+            weights.read(self._master)
+            self._start = self._master.copy()
+        else:
+            self._check(first)
+            self._start = np.empty(size, np.float32)
+            self._replace(first)
+
+    def on_epoch_end(self) -> Report | None:
+        """Average when a round's epochs are done; return its report, else None."""
+        self._epochs += 1
+        if self._epochs % self._epochs_per_round:
+            return None
+        try:
+            return self.average()
+        except BaseException:
+            self._epochs -= 1
+            raise
+
+    def average(self) -> Report:
+        """Contribute the update since the round's start and apply the mean."""
+        self._weights.read(self._update)
+        np.subtract(self._update, self._start, out=self._update)
+        mean, report = self._client.average(self._update, int(self._num_examples))
+        self._check(mean)
+        self._replace(np.add(self._master, mean))
+        return report
+
+    def _check(self, values: Flat) -> None:
+        if values.shape != self._master.shape:
+            error = RoundError(
+                f"received {values.shape} values for a model of {self._master.shape}"
+            )
+            error.code = "CF_MODEL_MISMATCH"
+            raise error
+
+    def _replace(self, values: Flat) -> None:
+        np.copyto(self._master, values)
+        self._weights.write(self._master)
+        self._weights.read(self._start)
