@@ -8,11 +8,8 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 )
 
-// maxText bounds every name; maxBytes every other variable-length field.
-const (
-	maxText  = 1 << 10
-	maxBytes = 1 << 16
-)
+// maxText bounds every name.
+const maxText = 1 << 10
 
 // writer appends canonical bytes: fixed order, little-endian, length-prefixed.
 type writer struct{ b []byte }
@@ -23,7 +20,6 @@ func (w *writer) u64(v uint64)     { w.b = binary.LittleEndian.AppendUint64(w.b,
 func (w *writer) f32(v float32)    { w.u32(math.Float32bits(v)) }
 func (w *writer) fixed(v [32]byte) { w.b = append(w.b, v[:]...) }
 func (w *writer) text(s string)    { w.u32(uint32(len(s))); w.b = append(w.b, s...) }
-func (w *writer) bytes(v []byte)   { w.u32(uint32(len(v))); w.b = append(w.b, v...) }
 
 // reader is the strict inverse; after the first fault it returns zeros.
 type reader struct {
@@ -72,8 +68,6 @@ func (r *reader) fixed() (v [32]byte) {
 }
 
 func (r *reader) text() string { return string(r.limited(maxText)) }
-
-func (r *reader) bytes() []byte { return append([]byte(nil), r.limited(maxBytes)...) }
 
 func (r *reader) limited(limit int) []byte {
 	n := r.u32()

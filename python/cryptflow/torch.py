@@ -15,7 +15,7 @@ from typing import Generic
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from cryptflow.errors import LayoutError
 from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor
@@ -96,7 +96,7 @@ class ModuleWeights:
                 continue
             if self._include is not None and not self._include(name):
                 continue
-            if isinstance(tensor, UninitializedTensorMixin):
+            if is_lazy(tensor):
                 raise _layout_error(
                     f"tensor {name!r} has no shape yet: run one batch before FedAvg"
                 )
