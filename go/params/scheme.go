@@ -22,7 +22,7 @@ const (
 	// t = √(2·ln2·(p+41)) bounds the chance that any of 2^40 coefficients
 	// exceeds it by 2^-p, with p = 80 and p = 128.
 	FailureSumKey    = 13.0
-	FailureSharedKey = 15.3
+	FailureSharedKey = 15.31
 )
 
 // Choice is what a task chooses; everything else follows from it.
