@@ -2,8 +2,10 @@
 
 import multiprocessing
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,3 +174,13 @@ def test_command_is_installed():
     import cryptflow
 
     assert cryptflow.__version__ in done.stdout
+
+
+def test_every_code_is_documented():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
+    documented = dict(re.findall(r"\| `(CF_\w+)`\s*\| `(\w+)`", text))
+    assert documented == {
+        code: kind.__name__
+        for code, kind in errors.CODES.items()
+        if code != "CF_UNKNOWN"
+    }
