@@ -6,21 +6,32 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cryptflow/cryptflow/go/errs"
 )
 
 // version is set by the linker.
 var version = "dev"
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run executes the command line and returns the exit status.
+func run() int {
 	root := &cobra.Command{
 		Use:           "cryptflow",
-		Short:         "Encrypted federated averaging",
+		Short:         "Encrypted federated averaging: the server adds updates that it cannot read",
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.AddCommand(caCommand())
 	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "cryptflow:", err)
-		os.Exit(1)
+		code := ""
+		if s := errs.Find(err); s != errs.ErrInternal {
+			code = " [" + s.Code + "]"
+		}
+		fmt.Fprintf(os.Stderr, "cryptflow: %v%s\n", err, code)
+		return 1
 	}
+	return 0
 }
