@@ -3,6 +3,8 @@ package ckks
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"github.com/cryptflow/cryptflow/go/params"
 )
 
 // expander yields the public polynomials a of one key base: AES-128, keyed
@@ -76,4 +78,20 @@ func (x *expander) reject(dst []uint64, chunk uint32, j int, q, mask uint64) {
 			return
 		}
 	}
+}
+
+// Public returns the public polynomials a_{chunk,j} of a key base, prime by
+// prime, in the NTT domain: what the vectors in testdata show and whoever
+// checks this package independently compares with.
+func Public(p *params.Preset, keyBase [32]byte, chunk uint32) ([][]uint64, error) {
+	x, err := newExpander(&keyBase, p.N())
+	if err != nil {
+		return nil, err
+	}
+	a := make([][]uint64, len(p.Primes))
+	for j, q := range p.Primes {
+		a[j] = make([]uint64, p.N())
+		x.expand(a[j], chunk, j, q, p.Width)
+	}
+	return a, nil
 }

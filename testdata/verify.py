@@ -1,0 +1,588 @@
+"""Verify testdata/vectors with plain integers.
+
+Written from docs/spec.md alone: Python integers, numpy for arrays, no code of
+the packages that wrote the vectors, no cryptographic library (AES is below).
+Exits non-zero at the first difference.
+
+Usage: ``python testdata/verify.py``
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import math
+import struct
+import sys
+from decimal import Decimal, getcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+VECTORS = Path(__file__).resolve().parent / "vectors"
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.object_]
+Case = dict[str, Any]
+SIGMA = "4.53"
+LANES, CONTROL, PUBLIC_KEY = 1, 2, 3
+
+
+def check(ok: bool, what: str) -> None:
+    """Stop at the first difference."""
+    if not ok:
+        sys.exit(f"verify: {what} differs")
+
+
+# AES in counter mode (FIPS 197), all blocks at once.
+
+
+def _double(x: int) -> int:
+    return (x << 1 ^ (0x11B if x & 0x80 else 0)) & 0xFF
+
+
+def _boxes() -> tuple[Bytes, Bytes, Bytes]:
+    log, power, x = [0] * 256, [0] * 256, 1
+    for i in range(255):
+        power[i], log[x] = x, i
+        x ^= _double(x)
+    box = []
+    for v in range(256):
+        inverse = power[(255 - log[v]) % 255] if v else 0
+        spread = 0
+        for k in range(5):
+            spread ^= inverse << k
+        box.append((spread ^ spread >> 8) & 0xFF ^ 0x63)
+    two = [_double(v) for v in range(256)]
+    three = [_double(v) ^ v for v in range(256)]
+    return (np.array(box, np.uint8), np.array(two, np.uint8), np.array(three, np.uint8))
+
+
+SBOX, TWO, THREE = _boxes()
+SHIFT = np.array([0, 5, 10, 15, 4, 9, 14, 3, 8, 13, 2, 7, 12, 1, 6, 11])
+
+
+def _round_keys(key: bytes) -> list[Bytes]:
+    size, rounds = len(key) // 4, len(key) // 4 + 6
+    words = [list(key[4 * i : 4 * i + 4]) for i in range(size)]
+    constant = 1
+    for i in range(size, 4 * (rounds + 1)):
+        word = list(words[i - 1])
+        if i % size == 0:
+            word = [int(SBOX[b]) for b in word[1:] + word[:1]]
+            word[0] ^= constant
+            constant = _double(constant)
+        elif size > 6 and i % size == 4:
+            word = [int(SBOX[b]) for b in word]
+        words.append([a ^ b for a, b in zip(words[i - size], word, strict=True)])
+    flat = np.array(words, np.uint8).reshape(rounds + 1, 16)
+    return list(flat)
+
+
+def keystream(key: bytes, length: int, chunk: int, index: int, purpose: int) -> bytes:
+    """Return the first bytes of the stream for (chunk, index, purpose)."""
+    count = -(-length // 16)
+    state = np.zeros((count, 16), np.uint8)
+    nonce = struct.pack("<III", chunk, index, purpose)
+    state[:, :12] = np.frombuffer(nonce, np.uint8)
+    counters = np.arange(2, count + 2, dtype=">u4")
+    state[:, 12:] = counters.view(np.uint8).reshape(count, 4)
+    keys = _round_keys(key)
+    state = state ^ keys[0]
+    for k in keys[1:-1]:
+        columns = SBOX[state][:, SHIFT].reshape(count, 4, 4)
+        a, b, c, d = (columns[:, :, i] for i in range(4))
+        state = np.stack(
+            [
+                TWO[a] ^ THREE[b] ^ c ^ d,
+                a ^ TWO[b] ^ THREE[c] ^ d,
+                a ^ b ^ TWO[c] ^ THREE[d],
+                THREE[a] ^ b ^ c ^ TWO[d],
+            ],
+            axis=2,
+        ).reshape(count, 16)
+        state = state ^ k
+    state = SBOX[state][:, SHIFT] ^ keys[-1]
+    return state.tobytes()[:length]
+
+
+def derive(tag: str, *parts: bytes) -> bytes:
+    """H(tag ‖ 0x00 ‖ parts)."""
+    return hashlib.sha256(tag.encode() + b"\0" + b"".join(parts)).digest()
+
+
+# Expander and samplers (§2).
+
+
+class Ring:
+    """One preset: its primes and transforms."""
+
+    def __init__(self, preset: Case) -> None:
+        self.id: int = preset["id"]
+        self.n: int = preset["n"]
+        self.width: int = preset["width"]
+        self.primes: list[int] = preset["primes"]
+        self.psi: list[int] = preset["psi"]
+        self.modulus = math.prod(self.primes)
+        bits = self.n.bit_length() - 1
+        self.reversed = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(self.n)]
+        self._powers: dict[int, tuple[Ints, Ints]] = {}
+
+    def powers(self, j: int) -> tuple[Ints, Ints]:
+        """Powers of ψ and of its inverse in bit-reversed order."""
+        if j not in self._powers:
+            q, tables = self.primes[j], []
+            for base in (self.psi[j], pow(self.psi[j], -1, q)):
+                plain = [1]
+                for _ in range(self.n - 1):
+                    plain.append(plain[-1] * base % q)
+                tables.append(np.array([plain[i] for i in self.reversed], object))
+            self._powers[j] = (tables[0], tables[1])
+        return self._powers[j]
+
+    def forward(self, x: Ints, j: int) -> Ints:
+        """Value i is that of the polynomial at ψ^(2·reversed(i)+1)."""
+        q, (roots, _) = self.primes[j], self.powers(j)
+        x, groups = x % q, 1
+        while groups < self.n:
+            pairs = x.reshape(groups, 2, -1)
+            odd = pairs[:, 1] * roots[groups : 2 * groups, None] % q
+            even = pairs[:, 0]
+            x = np.stack([(even + odd) % q, (even - odd) % q], axis=1).reshape(-1)
+            groups *= 2
+        return x
+
+    def backward(self, x: Ints, j: int) -> Ints:
+        """Invert forward."""
+        q, (_, roots) = self.primes[j], self.powers(j)
+        groups = self.n // 2
+        while groups >= 1:
+            pairs = x.reshape(groups, 2, -1)
+            even, odd = pairs[:, 0], pairs[:, 1]
+            odd, even = (even - odd) * roots[groups : 2 * groups, None], even + odd
+            x = np.stack([even % q, odd % q], axis=1).reshape(-1)
+            groups //= 2
+        out: Ints = x * pow(self.n, -1, q) % q
+        return out
+
+    def public(self, base: bytes, chunk: int, j: int) -> Ints:
+        """a_{chunk,j} in the NTT domain."""
+        key, q = derive("cryptflow/v1/a", base)[:16], self.primes[j]
+        stream = keystream(key, 8 * (self.n + 64), chunk, j, 1)
+        words = np.frombuffer(stream, "<u8") & np.uint64(2**self.width - 1)
+        return np.array([int(w) for w in words if w < q][: self.n], object)
+
+    def block(self, n: int) -> int:
+        """Bytes of n packed residues."""
+        return -(-n * self.width // 8)
+
+    def pack(self, residues: list[int]) -> bytes:
+        """Pack residues least significant bit first."""
+        value = sum(v << i * self.width for i, v in enumerate(residues))
+        return value.to_bytes(self.block(len(residues)), "little")
+
+    def unpack(self, raw: bytes, n: int, q: int) -> list[int] | None:
+        """Invert pack; None for bytes that pack does not write."""
+        value = int.from_bytes(raw, "little")
+        if value >> n * self.width:
+            return None
+        mask = 2**self.width - 1
+        out = [value >> i * self.width & mask for i in range(n)]
+        return out if max(out) < q else None
+
+
+@cache
+def thresholds() -> list[int]:
+    """T_k = floor(2^63·P(|X| ≤ k)) for k = 0…39."""
+    getcontext().prec = 80
+    variance = Decimal(SIGMA) ** 2
+    density = [(-Decimal(k * k) / (2 * variance)).exp() for k in range(41)]
+    total = density[0] + 2 * sum(density[1:])
+    out, running = [], Decimal(0)
+    for k in range(40):
+        running += density[k] * (2 if k else 1)
+        out.append(int(running / total * 2**63))
+    return out
+
+
+def gaussian(stream: bytes) -> list[int]:
+    """One sample a little-endian 64-bit word."""
+    out = []
+    for (word,) in struct.iter_unpack("<Q", stream):
+        magnitude = bisect.bisect_right(thresholds(), word & (2**63 - 1))
+        out.append(-magnitude if word >> 63 else magnitude)
+    return out
+
+
+def sample(key: bytes, n: int, chunk: int, purpose: int) -> Ints:
+    """Return n samples of a stream as an array of integers."""
+    return np.array(gaussian(keystream(key, 8 * n, chunk, 0, purpose)), object)
+
+
+# Encoding (§5).
+
+
+def real(text: str) -> np.float32:
+    """Read a float32 from the hex of its bits."""
+    return np.float32(struct.unpack(">f", bytes.fromhex(text))[0])
+
+
+def bits_of(x: np.float32) -> str:
+    """Write a float32 as the hex of its bits."""
+    return np.array([x], ">f4").tobytes().hex()
+
+
+def quantise(
+    x: np.float32, limit: np.float32, factor: float, case: Case, rho: int
+) -> tuple[int, bool]:
+    """Return u of one value and whether it was clipped."""
+    half = 2 ** (case["bits"] - 1) - 1
+    scale = factor * (float(half) / float(limit))
+    magnitude = abs(float(x))
+    clipped = magnitude > float(limit) / factor
+    sign = -1 if math.copysign(1, float(x)) < 0 else 1
+    if case["rounding"] == "nearest":
+        step = half if clipped else min(round(magnitude * scale), half)
+        return sign * step + half, clipped
+    fixed = half << 32
+    if not clipped:
+        fixed = min(int(magnitude * (scale * 2.0**32)), fixed)
+    return (sign * fixed + rho >> 32) + half, clipped
+
+
+def lanes(
+    case: Case, values: list[np.float32], factor: float, rho: bytes
+) -> tuple[list[int], list[int]]:
+    """Return the coefficients of a short update and the clipped counts."""
+    ranges = [i for i, t in enumerate(case["tensors"]) for _ in range(t["count"])]
+    clipped = [0] * len(case["tensors"])
+    per = case["lanes"]
+    out = [0] * -(-len(values) // per)
+    for v, x in enumerate(values):
+        limit = real(case["tensors"][ranges[v]]["range"])
+        noise = int.from_bytes(rho[4 * v : 4 * v + 4], "little")
+        u, over = quantise(x, limit, factor, case, noise)
+        clipped[ranges[v]] += over
+        out[v // per] += u << v % per * case["lane_width"]
+    return out, clipped
+
+
+# Frames (§6).
+
+
+def header(
+    ring: Ring,
+    encoding: int,
+    components: int,
+    key: bytes,
+    chunk: int,
+    terms: int,
+    weight: int,
+    n: int,
+) -> bytes:
+    """The 40 bytes before the residues."""
+    start = b"CFF1" + bytes([1, ring.id, encoding, components]) + key
+    return start + struct.pack("<IIII", chunk, terms, weight, n)
+
+
+def parse(raw: bytes, rings: dict[int, Ring]) -> list[list[int]] | None:
+    """Residues by component and prime, or None for what is no frame."""
+    if len(raw) < 40 or raw[:4] != b"CFF1" or raw[4] != 1 or raw[5] not in rings:
+        return None
+    ring, encoding, components = rings[raw[5]], raw[6], raw[7]
+    chunk, terms, weight, n = struct.unpack("<IIII", raw[24:40])
+    if encoding not in (LANES, CONTROL, PUBLIC_KEY) or components not in (1, 2):
+        return None
+    if not 1 <= n <= ring.n or not 1 <= terms <= 4096:
+        return None
+    if not terms <= weight <= 255 * terms or (components == 1 and weight != terms):
+        return None
+    if encoding == PUBLIC_KEY and (components, chunk, terms, n) != (1, 0, 1, ring.n):
+        return None
+    counts = [n, ring.n][:components]
+    if len(raw) != 40 + sum(len(ring.primes) * ring.block(c) for c in counts):
+        return None
+    out, at = [], 40
+    for count in counts:
+        for q in ring.primes:
+            residues = ring.unpack(raw[at : at + ring.block(count)], count, q)
+            if residues is None:
+                return None
+            out.append(residues)
+            at += ring.block(count)
+    return out
+
+
+def same(raw: bytes, shown: str) -> bool:
+    """Compare a frame with its hex or its hash."""
+    if shown.startswith("sha256:"):
+        return hashlib.sha256(raw).hexdigest() == shown[7:]
+    return raw.hex() == shown
+
+
+# The vector files.
+
+
+def load(name: str) -> list[Case]:
+    """Read the cases of one file."""
+    cases: list[Case] = json.loads((VECTORS / name).read_text())["cases"]
+    check(len(cases) > 0, name)
+    return cases
+
+
+def expander(rings: dict[int, Ring]) -> None:
+    """Check expander.json, and the transforms against their definition."""
+    for case in load("expander.json"):
+        ring = rings.setdefault(case["preset"]["id"], Ring(case["preset"]))
+        a = ring.public(bytes.fromhex(case["key_base"]), case["chunk"], case["prime"])
+        check(list(a[:4]) == case["first"] and a[-1] == case["last"], "expander")
+        raw = b"".join(struct.pack("<Q", v) for v in a)
+        check(hashlib.sha256(raw).hexdigest() == case["sha256_of_le64"], "expander")
+        if case["chunk"] == 0:
+            j, x = case["prime"], ring.backward(a, case["prime"])
+            check(bool((ring.forward(x, j) == a).all()), "transform")
+            for i in (0, 1, ring.n // 3, ring.n - 1):
+                q, value = ring.primes[j], 0
+                point = pow(ring.psi[j], 2 * ring.reversed[i] + 1, q)
+                for v in reversed(x):
+                    value = (value * point + v) % q
+                check(value == a[i], "transform at a point")
+
+
+def sampler(rings: dict[int, Ring]) -> None:
+    """Check sampler.json."""
+    for case in load("sampler.json"):
+        seed, spec = bytes.fromhex(case["key_seed"]), bytes.fromhex(case["spec_digest"])
+        key = derive("cryptflow/v1/key", seed, spec)
+        s = sample(key, rings[case["preset"]["id"]].n, 0, 2)
+        raw = b"".join(struct.pack("<i", v) for v in s)
+        check(list(s[:16]) == case["first"], "sampler")
+        check(hashlib.sha256(raw).hexdigest() == case["sha256_of_le32"], "sampler")
+
+
+def encodings() -> None:
+    """Check lanes.json."""
+    for case in load("lanes.json"):
+        values = [real(t) for t in case["values"]]
+        factor = case["weight"] / case["weight_cap"]
+        got, clipped = lanes(case, values, factor, bytes.fromhex(case["rho"]))
+        check(got == [int(t, 16) for t in case["coefficients"]], "lanes")
+        check(clipped == case["clipped"], "clipped counts")
+
+
+def frames(rings: dict[int, Ring]) -> None:
+    """Check frames.json and malformed.json."""
+    for case in load("frames.json"):
+        ring = rings[case["preset"]["id"]]
+        raw = bytes.fromhex(case["frame"])
+        start = header(
+            ring,
+            case["encoding"],
+            case["components"],
+            bytes.fromhex(case["key"]),
+            case["chunk"],
+            case["terms"],
+            case["weight"],
+            case["coefficients"],
+        )
+        packed = b"".join(ring.pack(r) for r in case["residues"])
+        check(start + packed == raw, "frame")
+        check(parse(raw, rings) == case["residues"], "parsed frame")
+    for case in load("malformed.json"):
+        bad = parse(bytes.fromhex(case["frame"]), rings)
+        check(bad is None, f"malformed frame ({case['why']})")
+
+
+class Round:
+    """One round of rounds.json, computed again from seeds and values."""
+
+    def __init__(self, case: Case, ring: Ring) -> None:
+        self.case, self.ring = case, ring
+        self.spec = bytes.fromhex(case["spec_digest"])
+        self.shared = case["mode"] == "shared-key"
+        self.delta = 2 ** case["log_delta"]
+        self.values = sum(t["count"] for t in case["tensors"])
+        check(self.values <= case["lanes"] * ring.n, "one data chunk")
+
+    def secret(self, base: bytes, seed: str) -> tuple[bytes, Ints]:
+        """Stream key and secret polynomial of a key seed."""
+        key = derive("cryptflow/v1/key", bytes.fromhex(seed), base)
+        return key, sample(key, self.ring.n, 0, 2)
+
+    def multiply(self, a: Ints, s: Ints, j: int) -> Ints:
+        """Coefficients of a·s, for a in the NTT domain."""
+        product = a * self.ring.forward(s, j) % self.ring.primes[j]
+        return self.ring.backward(product, j)
+
+    def plaintexts(self, client: Case, noise: bytes) -> list[tuple[int, list[int]]]:
+        """Encoding id and coefficients of the data and the control chunk."""
+        values = [real(t) for t in client["values"]]
+        weight, factor = client["num_examples"], 1.0
+        if not self.shared:
+            factor = weight / self.case["weight_cap"]
+        rho = keystream(noise, 4 * len(values), 0, 0, 6)
+        data, clipped = lanes(self.case, values, factor, rho)
+        entries = [1 if self.shared else weight, sum(clipped)]
+        entries += [0] * (self.case["control_entries"] - 2)
+        control = [e >> 16 * limb & 0xFFFF for e in entries for limb in range(3)]
+        return [(LANES, data), (CONTROL, control)]
+
+    def frame(
+        self, encoding: int, chunk: int, terms: int, weight: int, blocks: list[Ints]
+    ) -> bytes:
+        """Write one frame of the round."""
+        n = len(blocks[0])
+        start = header(
+            self.ring,
+            encoding,
+            1 + self.shared,
+            self.spec[:16],
+            chunk,
+            terms,
+            weight,
+            n,
+        )
+        return start + b"".join(self.ring.pack(list(b)) for b in blocks)
+
+    def setup(self) -> None:
+        """In shared-key, make the round's key pair."""
+        self.b: list[Ints] = []
+        if not self.shared:
+            return
+        ring, self.nonce = self.ring, bytes.fromhex(self.case["nonce"])
+        key, self.key = self.secret(self.nonce, self.case["round_key_seed"])
+        error = sample(key, ring.n, 0, 7)
+        for j, q in enumerate(ring.primes):
+            a = ring.public(self.nonce, 0, j)
+            self.b.append((error - self.multiply(a, self.key, j)) % q)
+        raw = header(ring, PUBLIC_KEY, 1, self.nonce[:16], 0, 1, 1, ring.n)
+        raw += b"".join(ring.pack(list(b)) for b in self.b)
+        check(
+            hashlib.sha256(raw).hexdigest() == self.case["public_key_sha256"],
+            "public key",
+        )
+
+    def encrypt(self, client: Case) -> list[tuple[int, list[Ints]]]:
+        """Encoding and residue blocks of both chunks of one client."""
+        ring = self.ring
+        noise = derive(
+            "cryptflow/v1/noise", bytes.fromhex(client["noise_seed"]), self.spec
+        )
+        out = []
+        for chunk, (encoding, m) in enumerate(self.plaintexts(client, noise)):
+            n = len(m)
+            message = np.array(m, object) * self.delta + sample(noise, n, chunk, 3)
+            first, second = [], []
+            if self.shared:
+                u, error = (
+                    sample(noise, ring.n, chunk, 5),
+                    sample(noise, ring.n, chunk, 4),
+                )
+                for j, q in enumerate(ring.primes):
+                    half = self.multiply(ring.forward(self.b[j], j), u, j)[:n]
+                    first.append((half + message) % q)
+                    second.append(
+                        (self.multiply(ring.public(self.nonce, 0, j), u, j) + error) % q
+                    )
+            else:
+                _, s = self.secret(self.spec, client["key_seed"])
+                for j, q in enumerate(ring.primes):
+                    mask = self.multiply(ring.public(self.spec, chunk, j), s, j)[:n]
+                    first.append((message - mask) % q)
+            out.append((encoding, first + second))
+        return out
+
+    def decrypt(self, chunk: int, blocks: list[Ints], secret: Ints) -> list[int]:
+        """Open a sum: the coefficients of the plaintext."""
+        ring, n, total = (
+            self.ring,
+            len(blocks[0]),
+            np.array([0] * len(blocks[0]), object),
+        )
+        for j, q in enumerate(ring.primes):
+            if self.shared:
+                a = ring.forward(blocks[len(ring.primes) + j], j)
+            else:
+                a = ring.public(self.spec, chunk, j)
+            residue = (blocks[j] + self.multiply(a, secret, j)[:n]) % q
+            rest = ring.modulus // q
+            total = total + residue * (rest * pow(rest, -1, q))
+        shifted = (total + self.delta // 2) % ring.modulus
+        noise = [abs(int(v) % self.delta - self.delta // 2) for v in shifted]
+        check(max(noise) <= self.case["noise_bound"], "noise bound")
+        return [int(v) // self.delta for v in shifted]
+
+    def verify(self) -> None:
+        """Check every frame, the sum and the mean."""
+        case, ring = self.case, self.ring
+        self.setup()
+        sums: list[list[Ints]] = []
+        for client in case["clients"]:
+            for chunk, (encoding, blocks) in enumerate(self.encrypt(client)):
+                raw = self.frame(encoding, chunk, 1, 1, blocks)
+                check(same(raw, client["frames"][chunk]), "a client's frame")
+                weighted = [b * client["public_weight"] for b in blocks]
+                if len(sums) == chunk:
+                    sums.append(weighted)
+                else:
+                    sums[chunk] = [
+                        a + b for a, b in zip(sums[chunk], weighted, strict=True)
+                    ]
+        primes = ring.primes * (1 + self.shared)
+        sums = [[b % q for b, q in zip(s, primes, strict=True)] for s in sums]
+        weight = case["weight_sum"]
+        for chunk, blocks in enumerate(sums):
+            raw = self.frame(
+                [LANES, CONTROL][chunk], chunk, len(case["clients"]), weight, blocks
+            )
+            check(same(raw, case["sum"][chunk]), "the sum's frame")
+        secret = np.array([0] * ring.n, object)
+        for client in case["clients"]:
+            secret = secret + self.secret(self.spec, client["key_seed"])[1]
+        if self.shared:
+            secret = self.key
+        raw = b"".join(struct.pack("<i", v) for v in secret)
+        check(
+            hashlib.sha256(raw).hexdigest() == case["secret_sha256_of_le32"], "secret"
+        )
+
+        limbs = self.decrypt(1, sums[1], secret)
+        controls = [
+            sum(limbs[3 * k + i] << 16 * i for i in range(3))
+            for k in range(len(limbs) // 3)
+        ]
+        check(controls == case["controls"], "control entries")
+        divisor = (
+            float(controls[0]) if self.shared else controls[0] / case["weight_cap"]
+        )
+        data = self.decrypt(0, sums[0], secret)
+        half, mask = 2 ** (case["bits"] - 1) - 1, 2 ** case["lane_width"] - 1
+        ranges = [t["range"] for t in case["tensors"] for _ in range(t["count"])]
+        mean = []
+        for v in range(self.values):
+            lane = (
+                data[v // case["lanes"]] >> v % case["lanes"] * case["lane_width"]
+                & mask
+            )
+            scale = float(real(ranges[v])) / float(half) / divisor
+            mean.append(bits_of(np.float32(float(lane - half * weight) * scale)))
+        check(mean == case["mean"], "mean")
+
+
+def main() -> None:
+    """Verify every file."""
+    rings: dict[int, Ring] = {}
+    expander(rings)
+    sampler(rings)
+    encodings()
+    frames(rings)
+    for case in load("rounds.json"):
+        Round(case, rings[case["preset"]["id"]]).verify()
+    print("verified: expander, sampler, lanes, frames, malformed, rounds")
+
+
+if __name__ == "__main__":
+    main()
