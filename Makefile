@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors bench fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -32,13 +32,20 @@ lint: build ## gofmt, go vet, staticcheck, ruff, mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: test-go test-python ## every test
+test: test-go test-python test-vectors ## every test
 
 test-go: ## tests of the Go packages
 	$(GO) test $(PACKAGES)
 
 test-python: build ## tests of the Python package, as installed
 	$(BIN)/python -m pytest
+
+test-vectors: build ## verify testdata/vectors with code that shares nothing with ours
+	$(BIN)/python testdata/verify.py
+
+bench: build ## measure the core beside its peers into benchmarks/results/core.json
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'
+	$(BIN)/python benchmarks/core.py
 
 fmt: build ## format the sources
 	gofmt -w go
