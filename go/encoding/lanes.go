@@ -113,20 +113,26 @@ func (l *Lanes) Scan(values []float32, first int64, factor float64, clipped []ui
 		t := &l.tensors[k]
 		n := min(int64(len(values)), t.to-first)
 		last := l.quantiser(t, factor).last
-		var inside uint64
-		bad := int64(0)
-		for _, x := range values[:n] {
-			a := int64(math.Float32bits(x) &^ (1 << 31))
-			inside += uint64(a-int64(last)-1) >> 63
-			bad |= 0x7f7fffff - a
-		}
-		if bad < 0 {
+		inside, finite := count(values[:n], last)
+		if !finite {
 			return k
 		}
 		clipped[k] += uint64(n) - inside
 		values, first = values[n:], first+n
 	}
 	return -1
+}
+
+// count counts the values whose magnitude is at most that of the bits last,
+// and reports whether all are finite.
+func count(values []float32, last uint32) (inside uint64, finite bool) {
+	bad := int64(0)
+	for _, x := range values {
+		a := int64(math.Float32bits(x) &^ (1 << 31))
+		bad |= 0x7f7fffff - a
+		inside += uint64(a-int64(last)-1) >> 63
+	}
+	return inside, bad >= 0
 }
 
 // Encode writes to words the plaintext of a chunk whose values begin at index
@@ -216,10 +222,15 @@ func fill(words [][]uint64, steps []uint32, from int, s *params.Scheme) {
 	for w := range words {
 		clear(words[w][from : from+n])
 	}
-	for lane := range s.Lanes {
+	for lane := 0; lane < s.Lanes; {
 		bit := lane * s.LaneWidth()
-		shift, at := bit%64, lane
-		low := words[bit/64][from : from+n]
+		low, shift := words[bit/64][from:from+n], bit%64
+		if next := shift + s.LaneWidth(); next+s.LaneWidth() <= 64 && lane+1 < s.Lanes {
+			pair(low, steps[lane:], s.Lanes, shift, next)
+			lane += 2
+			continue
+		}
+		at := lane
 		for i := range low {
 			low[i] |= uint64(steps[at]) << (shift & 63)
 			at += s.Lanes
@@ -232,5 +243,14 @@ func fill(words [][]uint64, steps []uint32, from int, s *params.Scheme) {
 				at += s.Lanes
 			}
 		}
+		lane++
+	}
+}
+
+// pair packs two neighbouring lanes that lie in one word.
+func pair(low []uint64, steps []uint32, stride, first, second int) {
+	for i, w := range low {
+		p := (*[2]uint32)(steps[i*stride:])
+		low[i] = w | uint64(p[0])<<(first&63) | uint64(p[1])<<(second&63)
 	}
 }
