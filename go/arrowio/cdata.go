@@ -21,6 +21,9 @@ const MaxValues = 1 << 36
 // Mem is C memory: exported buffers may not live in the Go heap.
 var Mem = mallocator.NewMallocator()
 
+// Binary is an array of byte strings, for rooms that do not import Arrow.
+type Binary = array.LargeBinary
+
 // cArray and cSchema mirror the C Data Interface ABI.
 type cArray struct {
 	length, nullCount, offset, nBuffers, nChildren int64

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/apache/arrow/go/v15/arrow/array"
-
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/fold"
@@ -176,7 +174,7 @@ func Open(handle, first, count int64, inArr, inSch, outArr, outSch uintptr) (int
 	})
 }
 
-func opening(handle int64, inArr, inSch uintptr) (*seal.Opener, *array.LargeBinary, error) {
+func opening(handle int64, inArr, inSch uintptr) (*seal.Opener, *arrowio.Binary, error) {
 	o, err := lookup[*seal.Opener](handle)
 	if err != nil {
 		return nil, nil, err
