@@ -21,8 +21,11 @@ const MaxValues = 1 << 36
 // Mem is C memory: exported buffers may not live in the Go heap.
 var Mem = mallocator.NewMallocator()
 
-// Binary is an array of byte strings, for rooms that do not import Arrow.
-type Binary = array.LargeBinary
+// Binary and Float32 are Arrow's arrays, for rooms that do not import Arrow.
+type (
+	Binary  = array.LargeBinary
+	Float32 = array.Float32
+)
 
 // cArray and cSchema mirror the C Data Interface ABI.
 type cArray struct {

@@ -9,8 +9,6 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/apache/arrow/go/v15/arrow/array"
-
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
@@ -22,7 +20,7 @@ type sealing struct {
 	mu     sync.Mutex
 	key    *key
 	sealer *seal.Sealer
-	values *array.Float32
+	values *arrowio.Float32
 	next   int
 }
 
