@@ -133,3 +133,10 @@ func (u *Upload) fail(err error) error {
 	}
 	return u.failed
 }
+
+// dead reports whether the upload failed and must begin again.
+func (u *Upload) dead() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.failed != nil
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash"
 	"math"
 
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -103,12 +104,18 @@ func (l Layout) check() error {
 	return nil
 }
 
-// InitialModel is the digest of a task's first model: its layout and the
-// little-endian float32 bytes of its values.
-func InitialModel(layout Digest, values []float32) Digest {
+// NewModelHash hashes a task's first model, given the digest of its layout and
+// then the little-endian float32 bytes of its values.
+func NewModelHash(layout Digest) hash.Hash {
 	h := sha256.New()
 	h.Write(start("cryptflow/v1/initial-model").b)
 	h.Write(layout[:])
+	return h
+}
+
+// InitialModel is the digest of a task's first model.
+func InitialModel(layout Digest, values []float32) Digest {
+	h := NewModelHash(layout)
 	buf := make([]byte, 0, 1<<16)
 	for len(values) > 0 {
 		n := min(len(values), 1<<14)

@@ -1,0 +1,315 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
+
+// start runs a task's engine unless it runs.
+func (s *Service) start(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engines[name] != nil || s.ctx.Err() != nil {
+		return
+	}
+	wake := make(chan struct{}, 1)
+	s.engines[name] = wake
+	s.running.Go(func() { s.run(name, wake) })
+}
+
+// run steps a task through its rounds until nothing is left to do. Every step
+// reads the ledger and changes it by compare-and-set, so that a restart, or a
+// step taken twice, goes on where the last one ended.
+func (s *Service) run(name string, wake <-chan struct{}) {
+	for {
+		again, wait, err := s.step(s.ctx, name)
+		switch {
+		case s.ctx.Err() != nil:
+			return
+		case err != nil:
+			s.c.Log.Warn("a round waits", "task", name, "code", errs.Find(err).Code, "error", err.Error())
+			wait = s.c.Poll
+		case again:
+			s.signal(name)
+			continue
+		case wait == 0:
+			wait = time.Hour // until something is signalled
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-s.ctx.Done():
+		case <-wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// step does the next thing a task needs. It says whether to look again at
+// once, or else how long nothing happens by itself.
+func (s *Service) step(ctx context.Context, name string) (again bool, wait time.Duration, err error) {
+	var t *task.Task
+	var row *taskRow
+	var x *roundRow
+	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
+		if t, row, err = taskOf(r, name); err != nil {
+			return err
+		}
+		x, err = getRow[roundRow](r, bucketRound, roundKey(name, row.Round))
+		if err == nil && x == nil {
+			err = fmt.Errorf("round %d of %s: %w", row.Round, name, errs.ErrStorage)
+		}
+		return err
+	}); err != nil {
+		return false, 0, err
+	}
+	p := &place{task: t, row: row, n: row.Round, round: x}
+	if row.Ended != "" && x.State < task.RoundSealed {
+		return true, 0, s.abort(ctx, p, row.Ended)
+	}
+	switch x.State {
+	case task.RoundCreated:
+		return true, 0, s.open(ctx, p)
+	case task.RoundCollecting:
+		full := min(uint32(len(t.Members)), t.MaxClients)
+		left := x.Deadline.Sub(s.c.Now())
+		switch {
+		case x.Committed < full && left > 0:
+			return false, left, nil
+		case x.Committed >= t.MinCohort:
+			return true, 0, s.seal(ctx, p)
+		}
+		return true, 0, s.abort(ctx, p, fmt.Sprintf("%d of %d clients at the deadline, at least %d are needed", x.Committed, len(t.Members), t.MinCohort))
+	case task.RoundSealed:
+		return true, 0, s.ask(ctx, p)
+	case task.RoundFolding:
+		return true, 0, s.publish(ctx, p)
+	case task.RoundPublished, task.RoundKeysDestroyed, task.RoundAborted:
+		if again, err := s.next(ctx, p); again || err != nil {
+			return again, 0, err
+		}
+	}
+	live, err := s.destroyed(ctx, t)
+	if live {
+		wait = s.c.Poll
+	}
+	return false, wait, err
+}
+
+// update changes a round if it is still in the state it was read in.
+func (s *Service) update(ctx context.Context, p *place, change func(w storage.Writer, row *taskRow, x *roundRow) error) error {
+	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		_, row, err := taskOf(w, p.task.Name)
+		if err != nil {
+			return err
+		}
+		key := roundKey(p.task.Name, p.n)
+		x, err := getRow[roundRow](w, bucketRound, key)
+		if err != nil {
+			return err
+		}
+		if x == nil || x.State != p.round.State {
+			return nil // somebody else was first
+		}
+		before := x.State
+		if err := change(w, row, x); err != nil {
+			return err
+		}
+		if x.State != before {
+			s.c.Log.Info("round", "task", p.task.Name, "round", p.n, "state", x.State.String(), "committed", x.Committed, "reason", x.Reason)
+		}
+		if err := putRow(w, bucketRound, key, x); err != nil {
+			return err
+		}
+		return putRow(w, bucketTask, p.task.Name, row)
+	})
+}
+
+// open has the key service sign the round's specification.
+func (s *Service) open(ctx context.Context, p *place) error {
+	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{Task: p.task.Name, Round: p.n, Model: p.row.Model})
+	if err != nil {
+		return rpc.FromStatus(err, "key service")
+	}
+	object := task.Signed{Bytes: reply.Spec.GetObject(), Signature: reply.Spec.GetSignature()}
+	if err := object.Verify(p.task.KMS); err != nil {
+		return err
+	}
+	spec, err := task.ParseRoundSpec(object.Bytes)
+	if err != nil {
+		return err
+	}
+	if err := spec.Follows(p.task); err != nil {
+		return err
+	}
+	if spec.Round != p.n || spec.ModelDigest != task.Digest(p.row.Model) {
+		return fmt.Errorf("the key service signed another round: %w", errs.ErrSpec)
+	}
+	return s.update(ctx, p, func(w storage.Writer, _ *taskRow, x *roundRow) error {
+		x.Spec, x.SpecBy = object.Bytes, object.Signature
+		if err := putRow(w, bucketSpec, object.Digest().String(), &specRow{Task: p.task.Name, Round: p.n}); err != nil {
+			return err
+		}
+		return x.move(task.RoundKeyed)
+	})
+}
+
+// seal fixes the set: what was committed when the ledger says so.
+func (s *Service) seal(ctx context.Context, p *place) error {
+	err := s.update(ctx, p, func(w storage.Writer, _ *taskRow, x *roundRow) error {
+		spec, err := task.ParseRoundSpec(x.Spec)
+		if err != nil {
+			return err
+		}
+		m := &task.Manifest{Spec: x.spec()}
+		prefix := commitKey(m.Spec, "")
+		if err := eachCommit(w, m.Spec, func(client string, c *commitRow) error {
+			m.Entries = append(m.Entries, task.Entry{Client: client[len(prefix):], Root: task.Digest(c.Root), ModelDigest: spec.ModelDigest, Weight: c.Weight})
+			return nil
+		}); err != nil {
+			return err
+		}
+		x.Manifest = m.Canonical()
+		return x.move(task.RoundSealed)
+	})
+	if err == nil {
+		s.dropUploads(p.round.spec())
+	}
+	return err
+}
+
+// eachCommit calls f for every committed contribution, by client ascending.
+func eachCommit(r storage.Reader, spec task.Digest, f func(key string, c *commitRow) error) error {
+	var keys []string
+	if err := r.List(bucketCommit, commitKey(spec, ""), func(key string, _ []byte) error {
+		keys = append(keys, key)
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		c, err := getRow[commitRow](r, bucketCommit, key)
+		if err != nil {
+			return err
+		}
+		if err := f(key, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask presents the manifest to the key service. A refused set cannot become
+// another one, so the round is given up.
+func (s *Service) ask(ctx context.Context, p *place) error {
+	m := task.Signed{Bytes: p.round.Manifest}
+	m.Signature = signBytes(s.c.Signing, m.Bytes)
+	reply, err := s.c.Keys.Decide(ctx, &pb.Signed{Object: m.Bytes, Signature: m.Signature})
+	err = rpc.FromStatus(err, "key service")
+	switch {
+	case errors.Is(err, errs.ErrManifest):
+		return s.abort(ctx, p, err.Error())
+	case errors.Is(err, errs.ErrDecided):
+		return s.abort(ctx, p, "the key service had aborted the round")
+	case err != nil:
+		return err
+	}
+	d, err := s.decision(p, reply)
+	if err != nil {
+		return err
+	}
+	if d.Outcome != task.Released || d.Manifest != m.Digest() {
+		return fmt.Errorf("the key service decided on another set: %w", errs.ErrDecided)
+	}
+	return s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+		x.Decision, x.DecidedBy = reply.Decision.Object, reply.Decision.Signature
+		return x.move(task.RoundFolding)
+	})
+}
+
+// decision verifies the key service's word on a round.
+func (s *Service) decision(p *place, reply *pb.DecisionReply) (*task.Decision, error) {
+	object := task.Signed{Bytes: reply.GetDecision().GetObject(), Signature: reply.GetDecision().GetSignature()}
+	if err := object.Verify(p.task.KMS); err != nil {
+		return nil, err
+	}
+	d, err := task.ParseDecision(object.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if d.Spec != p.round.spec() {
+		return nil, fmt.Errorf("a decision on another round: %w", errs.ErrDecided)
+	}
+	return d, nil
+}
+
+// abort gives a round up: the key service signs it first, unless no
+// specification exists yet.
+func (s *Service) abort(ctx context.Context, p *place, reason string) error {
+	var reply *pb.DecisionReply
+	if p.round.Spec != nil {
+		spec := p.round.spec()
+		var err error
+		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason}); err != nil {
+			return rpc.FromStatus(err, "key service")
+		}
+		d, err := s.decision(p, reply)
+		if err != nil {
+			return err
+		}
+		if d.Outcome != task.Aborted {
+			return fmt.Errorf("the key service did not abort the round: %w", errs.ErrDecided)
+		}
+		reason = d.Reason
+	}
+	err := s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+		x.Reason = reason
+		if reply != nil {
+			x.Decision, x.DecidedBy = reply.Decision.Object, reply.Decision.Signature
+		}
+		return x.move(task.RoundAborted)
+	})
+	if err == nil && p.round.Spec != nil {
+		s.dropUploads(p.round.spec())
+		err = s.dropBlobs(ctx, p.round.spec())
+	}
+	return err
+}
+
+// next tells the key service the result and creates the round that follows.
+func (s *Service) next(ctx context.Context, p *place) (bool, error) {
+	if p.round.Result != nil && !p.round.Closed {
+		if _, err := s.c.Keys.CloseRound(ctx, &pb.Signed{Object: p.round.Result, Signature: signBytes(s.c.Signing, p.round.Result)}); err != nil {
+			return false, rpc.FromStatus(err, "key service")
+		}
+		return true, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+			x.Closed = true
+			return nil
+		})
+	}
+	if p.row.Ended != "" {
+		return false, nil
+	}
+	return true, s.update(ctx, p, func(w storage.Writer, row *taskRow, x *roundRow) error {
+		switch {
+		case row.Published >= p.task.Rounds:
+			row.Ended = fmt.Sprintf("all %d rounds are done", p.task.Rounds)
+		case row.Round+1 >= task.MaxRounds:
+			row.Ended = "too many rounds were aborted"
+		default:
+			row.Round++
+			return putRow(w, bucketRound, roundKey(p.task.Name, row.Round), &roundRow{State: task.RoundCreated})
+		}
+		return nil
+	})
+}

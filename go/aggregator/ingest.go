@@ -1,0 +1,243 @@
+package aggregator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/cryptflow/cryptflow/go/arrowio"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/merkle"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// transfer is an upload and whose it is.
+type transfer struct {
+	*Upload
+	id, client, blob string
+	spec             task.Digest
+}
+
+// BeginUpload answers where a contribution is sent and how much of it has
+// arrived. A client has one upload a round; a new process of it that has other
+// secrets asks for a fresh one.
+func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.UploadInfo, error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var p *place
+	var done *commitRow
+	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
+		if p, err = find(ctx, r, in.Spec); err != nil {
+			return err
+		}
+		done, err = getRow[commitRow](r, bucketCommit, commitKey(task.Digest(in.Spec), caller.Name))
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if done != nil {
+		return &pb.UploadInfo{Next: done.Frames}, nil
+	}
+	if err := p.ended(); err != nil {
+		return nil, err
+	}
+	spec := task.Digest(in.Spec)
+	g, err := geometry(p.task, spec)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, u := range s.uploads {
+		if u.spec != spec || u.client != caller.Name {
+			continue
+		}
+		if !in.Fresh && !u.dead() {
+			return &pb.UploadInfo{Upload: id, Next: uint32(u.Next())}, nil
+		}
+		_ = u.Abort() // its file is removed at the next start at the latest
+		delete(s.uploads, id)
+	}
+	var random [16]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return nil, fmt.Errorf("naming an upload: %w", errs.ErrInternal)
+	}
+	u := &transfer{id: hex.EncodeToString(random[:]), client: caller.Name, spec: spec}
+	u.blob = uploadBlob(spec, caller.Name, u.id)
+	segment, err := s.c.Blobs.Create(ctx, u.blob)
+	if err != nil {
+		return nil, err
+	}
+	if u.Upload, err = NewUpload(g, segment); err != nil {
+		return nil, errors.Join(err, segment.Abort())
+	}
+	s.uploads[u.id] = u
+	return &pb.UploadInfo{Upload: u.id}, nil
+}
+
+func (s *Service) transfer(ctx context.Context, id string) (*transfer, error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.uploads[id]
+	if u == nil || u.client != caller.Name {
+		return nil, errs.ErrUpload
+	}
+	return u, nil
+}
+
+// Upload returns the caller's upload, for Arrow Flight.
+func (s *Service) Upload(ctx context.Context, id string) (arrowio.Upload, error) {
+	u, err := s.transfer(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// Commit makes a complete upload part of the round and signs its receipt. The
+// same commit again gets the same receipt.
+func (s *Service) Commit(ctx context.Context, in *pb.CommitRequest) (*pb.Signed, error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var p *place
+	var done *commitRow
+	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
+		if p, err = find(ctx, r, in.Spec); err != nil {
+			return err
+		}
+		done, err = getRow[commitRow](r, bucketCommit, commitKey(task.Digest(in.Spec), caller.Name))
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if len(in.Root) != len(merkle.Hash{}) {
+		return nil, fmt.Errorf("a root of %d bytes: %w", len(in.Root), errs.ErrArgument)
+	}
+	if done != nil {
+		return s.receipt(task.Digest(in.Spec), caller.Name, done, in)
+	}
+	if err := p.ended(); err != nil {
+		return nil, err
+	}
+	if err := checkDeposit(p, caller.Name, in); err != nil {
+		return nil, err
+	}
+	u, err := s.transfer(ctx, in.Upload)
+	if err != nil {
+		return nil, err
+	}
+	if u.spec != task.Digest(in.Spec) {
+		return nil, fmt.Errorf("the upload is of another round: %w", errs.ErrUpload)
+	}
+	if err := u.Upload.Commit(merkle.Hash(in.Root)); err != nil {
+		return nil, err
+	}
+	row := &commitRow{Root: in.Root, Weight: in.Weight, Blob: u.blob, Frames: uint32(u.geometry.Frames()), Bytes: uint64(u.geometry.Size())}
+	if err := s.admit(ctx, in, caller.Name, row); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	delete(s.uploads, u.id)
+	s.mu.Unlock()
+	s.signal(p.task.Name)
+	return s.receipt(u.spec, caller.Name, row, in)
+}
+
+// admit adds a durable contribution to the round, in one transaction with the
+// check that the round still takes it. The first starts the deadline.
+func (s *Service) admit(ctx context.Context, in *pb.CommitRequest, client string, row *commitRow) error {
+	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		p, err := find(ctx, w, in.Spec)
+		if err != nil {
+			return err
+		}
+		key := commitKey(task.Digest(in.Spec), client)
+		before, err := getRow[commitRow](w, bucketCommit, key)
+		if err != nil {
+			return err
+		}
+		if before != nil {
+			*row = *before // another connection of this client was first
+			return nil
+		}
+		if err := p.ended(); err != nil {
+			return err
+		}
+		if p.row.Ended != "" {
+			return fmt.Errorf("%s: %w", p.row.Ended, errs.ErrTaskEnded)
+		}
+		if p.round.Committed >= p.task.MaxClients {
+			return fmt.Errorf("round %d of %s has its %d clients: %w", p.n, p.task.Name, p.round.Committed, errs.ErrNotInCohort)
+		}
+		if p.round.State == task.RoundKeyed {
+			if err := p.round.move(task.RoundCollecting); err != nil {
+				return err
+			}
+			p.round.Deadline = s.c.Now().Add(seconds(p.task.Deadline))
+		}
+		p.round.Committed++
+		if err := putRow(w, bucketRound, roundKey(p.task.Name, p.n), p.round); err != nil {
+			return err
+		}
+		return putRow(w, bucketCommit, key, row)
+	})
+}
+
+// checkDeposit verifies the key service's receipt: without the deposit the
+// round could not be released with this contribution.
+func checkDeposit(p *place, client string, in *pb.CommitRequest) error {
+	receipt := task.Signed{Bytes: in.Deposit.GetObject(), Signature: in.Deposit.GetSignature()}
+	if err := receipt.Verify(p.task.KMS); err != nil {
+		return fmt.Errorf("the deposit's receipt: %w", err)
+	}
+	d, err := task.ParseDeposit(receipt.Bytes)
+	if err != nil {
+		return err
+	}
+	spec, err := task.ParseRoundSpec(p.round.Spec)
+	if err != nil {
+		return err
+	}
+	if d.Spec != task.Digest(in.Spec) || d.Client != client || d.Root != task.Digest(in.Root) || d.ModelDigest != spec.ModelDigest {
+		return fmt.Errorf("the receipt is of another deposit: %w", errs.ErrDeposit)
+	}
+	if in.Weight < 1 || in.Weight > p.task.PublicWeightCap() {
+		return fmt.Errorf("public weight %d, allowed are 1 to %d: %w", in.Weight, p.task.PublicWeightCap(), errs.ErrWeight)
+	}
+	return nil
+}
+
+// receipt signs what was committed, if it is what the client says.
+func (s *Service) receipt(spec task.Digest, client string, row *commitRow, in *pb.CommitRequest) (*pb.Signed, error) {
+	if string(row.Root) != string(in.Root) || row.Weight != in.Weight {
+		return nil, errs.ErrContribution
+	}
+	r := task.Sign(&task.Receipt{Spec: spec, Client: client, Root: task.Digest(row.Root), Frames: row.Frames, Bytes: row.Bytes, Weight: row.Weight}, s.c.Signing)
+	return &pb.Signed{Object: r.Bytes, Signature: r.Signature}, nil
+}
+
+// dropUploads gives up what was not committed when a round stops taking
+// contributions.
+func (s *Service) dropUploads(spec task.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, u := range s.uploads {
+		if u.spec == spec {
+			_ = u.Abort() // its file is removed at the next start at the latest
+			delete(s.uploads, id)
+		}
+	}
+}

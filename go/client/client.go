@@ -1,0 +1,321 @@
+// Package client is one party's way through the rounds of a task: it verifies
+// what others signed, encrypts and uploads an update, and opens the sum.
+//
+// # Security
+//
+// The task must be signed by the admin's key that the caller pins; every
+// specification, decision and deposit receipt by the key service's key, every
+// receipt, manifest and result by the aggregator's, both of which the task
+// names. A release must be proven in the key service's audit log, which must
+// continue the log seen before. The two secrets of a contribution live as long
+// as it does and never leave memory, except that the key seed is sealed to the
+// round's key. The same update is contributed again only after the key
+// service's signed abort.
+//
+// # Ownership
+//
+// Values passed to Contribute are read until Collect returns and are never
+// written to.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/cryptflow/cryptflow/go/audit"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// Config says whom to talk to and as whom.
+type Config struct {
+	Aggregator, KMS string // host:port
+	Task            string
+	Credentials     *identity.Credentials
+	Admin           task.Key // who may sign the task
+	Threads         int
+	// Patience is how long nothing may move before a call gives up.
+	Patience time.Duration
+}
+
+// Client is a connected member of a task. One round at a time.
+type Client struct {
+	c          Config
+	name       string
+	aggregator *grpc.ClientConn
+	kms        *grpc.ClientConn
+	rounds     pb.AggregatorServiceClient
+	keys       pb.KeyServiceClient
+	meter      *rpc.Meter
+	task       *task.Task
+	kmsName    string
+
+	mu    sync.Mutex
+	model task.Digest       // that this client holds
+	next  uint32            // least round it may contribute to
+	seen  *audit.Checkpoint // of the key service's log
+}
+
+const patience = 10 * time.Minute
+
+// Connect fetches and verifies the task.
+func Connect(ctx context.Context, c Config) (*Client, error) {
+	if c.Patience == 0 {
+		c.Patience = patience
+	}
+	x := &Client{c: c, name: c.Credentials.Self.Name, meter: &rpc.Meter{}}
+	if c.Credentials.Self.Role != identity.Client {
+		return nil, fmt.Errorf("%s is not a client's certificate: %w", c.Credentials.Self, errs.ErrCertificate)
+	}
+	var err error
+	if x.aggregator, err = rpc.Dial(c.Aggregator, c.Credentials, identity.Aggregator, false, grpc.WithStatsHandler(x.meter)); err != nil {
+		return nil, err
+	}
+	if x.kms, err = rpc.Dial(c.KMS, c.Credentials, identity.KMS, false, grpc.WithStatsHandler(x.meter)); err != nil {
+		return nil, errors.Join(err, x.aggregator.Close())
+	}
+	x.rounds, x.keys = pb.NewAggregatorServiceClient(x.aggregator), pb.NewKeyServiceClient(x.kms)
+	if err := x.meet(ctx); err != nil {
+		return nil, errors.Join(err, x.Close())
+	}
+	return x, nil
+}
+
+// meet gets the task from the key service, which the aggregator's operator
+// does not control, and verifies it.
+func (x *Client) meet(ctx context.Context) error {
+	info, err := x.keys.Info(ctx, &pb.Empty{})
+	if err != nil {
+		return rpc.FromStatus(err, "key service")
+	}
+	reply, err := x.keys.GetTask(ctx, &pb.TaskName{Name: x.c.Task})
+	if err != nil {
+		return rpc.FromStatus(err, "key service")
+	}
+	object := task.Signed{Bytes: reply.Object, Signature: reply.Signature}
+	if err := object.Verify(x.c.Admin); err != nil {
+		return fmt.Errorf("task %s is not signed by the admin that this profile trusts: %w", x.c.Task, err)
+	}
+	if x.task, err = task.ParseTask(object.Bytes); err != nil {
+		return err
+	}
+	if x.task.Name != x.c.Task {
+		return fmt.Errorf("asked for task %q, got %q: %w", x.c.Task, x.task.Name, errs.ErrNoTask)
+	}
+	if _, ok := x.task.Member(x.name); !ok {
+		return fmt.Errorf("%s in task %s: %w", x.name, x.task.Name, errs.ErrNotEnrolled)
+	}
+	x.kmsName, x.model = info.Name, x.task.InitialModel
+	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
+	if err != nil {
+		return rpc.FromStatus(err, "aggregator")
+	}
+	if !bytes.Equal(status.Task.GetObject(), object.Bytes) {
+		return fmt.Errorf("aggregator and key service hold different tasks called %s: %w", x.task.Name, errs.ErrSpec)
+	}
+	return nil
+}
+
+// Close ends the connections.
+func (x *Client) Close() error { return errors.Join(x.aggregator.Close(), x.kms.Close()) }
+
+// Task is what the admin signed.
+func (x *Client) Task() *task.Task { return x.task }
+
+// Describe is the task as adapters need it.
+func (x *Client) Describe() ([]byte, error) {
+	t := x.task
+	scheme, err := t.Scheme()
+	if err != nil {
+		return nil, err
+	}
+	type tensor struct {
+		Name  string   `json:"name"`
+		Shape []uint64 `json:"shape"`
+		Range float32  `json:"range"`
+	}
+	layout := make([]tensor, len(t.Layout))
+	for i, l := range t.Layout {
+		layout[i] = tensor{l.Name, append([]uint64{}, l.Shape...), l.Range}
+	}
+	return json.Marshal(map[string]any{
+		"task": t.Name, "client": x.name, "mode": t.Mode.String(), "preset": t.Preset, "bits": t.Bits,
+		"rounding": t.Rounding.String(), "rounds": t.Rounds, "weight_cap": t.WeightCap, "members": len(t.Members),
+		"max_clients": t.MaxClients, "min_cohort": t.MinCohort, "deadline": t.Deadline, "values": t.Layout.Values(),
+		"lanes": scheme.Lanes, "layout": layout, "digest": task.DigestOf(t).String(),
+	})
+}
+
+// InitialModel fetches the task's first model into out, of the layout's size,
+// and verifies its digest. It returns false when the task keeps none.
+func (x *Client) InitialModel(ctx context.Context, out []float32) (bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if int64(len(out)) != x.task.Layout.Values() {
+		return false, fmt.Errorf("room for %d values of %d: %w", len(out), x.task.Layout.Values(), errs.ErrArgument)
+	}
+	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
+	if err != nil {
+		return false, rpc.FromStatus(err, "aggregator")
+	}
+	if !status.HasModel {
+		return false, nil
+	}
+	stream, err := x.rounds.GetModel(ctx, &pb.TaskName{Name: x.task.Name})
+	if err != nil {
+		return false, rpc.FromStatus(err, "aggregator")
+	}
+	h, at := task.NewModelHash(task.DigestOf(x.task.Layout)), 0
+	for {
+		part, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return false, rpc.FromStatus(err, "aggregator")
+		}
+		if len(part.Values)%4 != 0 || at+len(part.Values)/4 > len(out) {
+			return false, fmt.Errorf("the first model of %s has another size: %w", x.task.Name, errs.ErrModelMismatch)
+		}
+		h.Write(part.Values)
+		for i := 0; i < len(part.Values); i += 4 {
+			out[at] = math.Float32frombits(uint32(part.Values[i]) | uint32(part.Values[i+1])<<8 | uint32(part.Values[i+2])<<16 | uint32(part.Values[i+3])<<24)
+			at++
+		}
+	}
+	if at != len(out) || task.Digest(h.Sum(nil)) != x.task.InitialModel {
+		return false, fmt.Errorf("the aggregator's first model of %s is not the one that the admin signed: %w", x.task.Name, errs.ErrModelMismatch)
+	}
+	return true, nil
+}
+
+// Round is one open round, verified.
+type Round struct {
+	Spec      task.RoundSpec
+	Digest    task.Digest
+	PublicKey []byte
+}
+
+// poll is how long one call to await a round lasts.
+const poll = 20
+
+// Open waits for the round that this client may contribute to next and
+// verifies its specification. It returns ErrModelMismatch when that round
+// starts from a model that this client does not hold: it came late, or a
+// round was sealed without it.
+func (x *Client) Open(ctx context.Context) (*Round, error) {
+	x.mu.Lock()
+	next, model := x.next, x.model
+	x.mu.Unlock()
+	for {
+		status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED, Seconds: poll})
+		if err != nil {
+			return nil, rpc.FromStatus(err, "aggregator")
+		}
+		switch {
+		case status.Round < next:
+			return nil, fmt.Errorf("the aggregator answered with round %d for %d: %w", status.Round, next, errs.ErrState)
+		case status.State == pb.RoundState_ABORTED:
+			next = status.Round + 1
+			continue
+		case status.State < pb.RoundState_KEYED:
+			continue
+		}
+		r, err := x.spec(ctx, status.Round)
+		if err != nil {
+			return nil, err
+		}
+		if r.Spec.ModelDigest != model {
+			return nil, fmt.Errorf("round %d of %s starts from model %s and this client holds %s: it joined late or a round was sealed without it; it can take part in the next task: %w", status.Round, x.task.Name, r.Spec.ModelDigest.Short(), model.Short(), errs.ErrModelMismatch)
+		}
+		return r, nil
+	}
+}
+
+// spec fetches and verifies a round's specification.
+func (x *Client) spec(ctx context.Context, n uint32) (*Round, error) {
+	reply, err := x.keys.GetSpec(ctx, &pb.SpecRequest{Task: x.task.Name, Round: n})
+	if err != nil {
+		return nil, rpc.FromStatus(err, "key service")
+	}
+	object := task.Signed{Bytes: reply.Spec.GetObject(), Signature: reply.Spec.GetSignature()}
+	if err := object.Verify(x.task.KMS); err != nil {
+		return nil, fmt.Errorf("the specification of round %d: %w", n, err)
+	}
+	s, err := task.ParseRoundSpec(object.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Follows(x.task); err != nil {
+		return nil, err
+	}
+	if s.Round != n {
+		return nil, fmt.Errorf("asked for round %d, got %d: %w", n, s.Round, errs.ErrSpec)
+	}
+	if x.task.Mode == params.SharedKey && digestOf(reply.PublicKey) != s.PublicKey {
+		return nil, fmt.Errorf("the public key of round %d is not that of its specification: %w", n, errs.ErrSpec)
+	}
+	return &Round{Spec: *s, Digest: object.Digest(), PublicKey: reply.PublicKey}, nil
+}
+
+// sealed is the round as encryption needs it.
+func (x *Client) sealed(r *Round) (seal.Round, error) {
+	scheme, err := x.task.Scheme()
+	if err != nil {
+		return seal.Round{}, err
+	}
+	out := seal.Round{
+		Scheme: scheme, SpecDigest: r.Digest, Controls: task.Controls, WeightCap: x.task.WeightCap,
+		Nonce: r.Spec.Nonce, PublicKey: r.PublicKey,
+	}
+	if x.task.Mode == params.SharedKey {
+		out.WeightCap = x.task.PublicWeightCap()
+	}
+	for _, t := range x.task.Layout {
+		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range})
+	}
+	return out, nil
+}
+
+// weight is what represents num_examples in a round. Shared-key has public
+// integer weights of at most 255: above, weights are rounded to that scale.
+func (x *Client) weight(examples uint32) uint32 {
+	public := x.task.PublicWeightCap()
+	if x.task.Mode == params.SumKey || x.task.WeightCap == public || examples > x.task.WeightCap {
+		return examples
+	}
+	return max(1, uint32(math.Round(float64(examples)*float64(public)/float64(x.task.WeightCap))))
+}
+
+// verified opens a checkpoint and demands that the log continues.
+func (x *Client) verified(p *pb.Proof) (*audit.Checkpoint, error) {
+	c, err := audit.Open(p.GetCheckpoint(), x.kmsName, ed25519.PublicKey(x.task.KMS[:]))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Includes(p.GetRecord(), p.GetIndex(), p.GetInclusion()); err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := c.Continues(x.seen, p.GetConsistency()); err != nil {
+		return nil, err
+	}
+	x.seen = c
+	return c, nil
+}

@@ -1,0 +1,379 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cryptflow/cryptflow/go/arrowio"
+	"github.com/cryptflow/cryptflow/go/audit"
+	"github.com/cryptflow/cryptflow/go/encoding"
+	"github.com/cryptflow/cryptflow/go/envelope"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/merkle"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// Report is what a round cost and gave.
+type Report struct {
+	Task         string             `json:"task"`
+	Round        uint32             `json:"round"`
+	Mode         string             `json:"mode"`
+	Preset       string             `json:"preset"`
+	Bits         uint32             `json:"bits"`
+	Cohort       uint32             `json:"cohort"`
+	Clients      []string           `json:"clients"`
+	Weight       uint32             `json:"weight"`     // this client's, as used
+	WeightSum    uint64             `json:"weight_sum"` // the cohort's
+	Values       int64              `json:"values"`
+	Clipped      map[string]uint64  `json:"clipped"`       // this client's, by tensor
+	ClippedTotal uint64             `json:"clipped_total"` // the cohort's
+	Seconds      map[Phase]float64  `json:"seconds"`
+	BytesUp      int64              `json:"bytes_up"`
+	BytesDown    int64              `json:"bytes_down"`
+	StatedBound  float64            `json:"stated_bound"` // of the largest range
+	Bounds       map[string]float64 `json:"bounds"`       // by tensor
+	ResultDigest string             `json:"result_digest"`
+	SpecDigest   string             `json:"spec_digest"`
+	Checkpoint   string             `json:"checkpoint"`
+	Attempts     int                `json:"attempts"` // rounds tried; those before were aborted
+}
+
+// Collect waits for the round's result, opens it into out, and reports. It
+// returns ErrAborted, after verifying the key service's signature, when the
+// round was given up: the same update may then be contributed again.
+func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, progress Progress) (*Report, error) {
+	if int64(len(out)) != c.round.Values() {
+		return nil, fmt.Errorf("room for %d values of %d: %w", len(out), c.round.Values(), errs.ErrArgument)
+	}
+	began := time.Now()
+	if err := x.await(ctx, c, progress); err != nil {
+		return nil, err
+	}
+	c.seconds[Wait] += time.Since(began).Seconds()
+	began = time.Now()
+	rel, checkpoint, manifest, err := x.release(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(rel.Secret)
+	result, err := x.result(ctx, c, rel)
+	if err != nil {
+		return nil, err
+	}
+	opener, err := seal.NewOpener(c.round, seal.Release{Secret: rel.Secret, Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}, x.c.Threads)
+	if err != nil {
+		return nil, err
+	}
+	o := &opening{client: x, c: c, opener: opener, out: out, progress: progress}
+	control, err := o.run(ctx, result)
+	if err != nil {
+		return nil, err
+	}
+	c.seconds[Decrypt] += o.decrypting.Seconds()
+	c.seconds[Download] += (time.Since(began) - o.decrypting).Seconds()
+	digest := task.DigestOf(result)
+	// The release ends when everybody has reported; a report that is lost only
+	// delays that until its time is over.
+	_, _ = x.keys.ReportResult(ctx, &pb.ReportRequest{Spec: c.Round.Digest[:], Result: digest[:]})
+	x.mu.Lock()
+	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, digest)
+	x.mu.Unlock()
+	return x.report(c, rel, manifest, control, digest, checkpoint), nil
+}
+
+// await returns when the round is published.
+func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) error {
+	moved := time.Now()
+	for {
+		status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll})
+		if err != nil {
+			err = rpc.FromStatus(err, "aggregator")
+			if ctx.Err() != nil {
+				return errors.Join(errs.ErrCancelled, err)
+			}
+			// A service that restarts comes back and goes on with the round.
+			again := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout)
+			if !again || time.Since(moved) > x.c.Patience {
+				return err
+			}
+			timer := time.NewTimer(300 * time.Millisecond)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return errs.ErrCancelled
+			case <-timer.C:
+			}
+			continue
+		}
+		moved = time.Now()
+		progress(Wait, int64(status.Committed), int64(status.Enrolled))
+		switch status.State {
+		case pb.RoundState_PUBLISHED:
+			return nil
+		case pb.RoundState_KEYS_DESTROYED:
+			return fmt.Errorf("round %d: %w", c.Round.Spec.Round, errs.ErrKeysDestroyed)
+		case pb.RoundState_ABORTED:
+			return x.aborted(ctx, c)
+		}
+	}
+}
+
+// aborted returns ErrAborted if the key service signed the abort; nobody
+// else's word makes a client contribute the same update again.
+func (x *Client) aborted(ctx context.Context, c *Contribution) error {
+	reply, err := x.keys.GetDecision(ctx, &pb.SpecId{Spec: c.Round.Digest[:]})
+	if err != nil {
+		return rpc.FromStatus(err, "key service")
+	}
+	d, err := x.decision(c, reply.Decision)
+	if err != nil {
+		return err
+	}
+	if d.Outcome != task.Aborted {
+		return fmt.Errorf("the aggregator says that round %d was aborted and the key service that it was released: %w", c.Round.Spec.Round, errs.ErrDecided)
+	}
+	return fmt.Errorf("round %d: %s: %w", c.Round.Spec.Round, d.Reason, errs.ErrAborted)
+}
+
+func (x *Client) decision(c *Contribution, in *pb.Signed) (*task.Decision, error) {
+	object := task.Signed{Bytes: in.GetObject(), Signature: in.GetSignature()}
+	if err := object.Verify(x.task.KMS); err != nil {
+		return nil, fmt.Errorf("the decision on round %d: %w", c.Round.Spec.Round, err)
+	}
+	d, err := task.ParseDecision(object.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if d.Spec != c.Round.Digest {
+		return nil, fmt.Errorf("a decision on another round: %w", errs.ErrDecided)
+	}
+	return d, nil
+}
+
+// release fetches what opens the sum and verifies all of it: decision, set,
+// and that the decision stands in the audit log.
+func (x *Client) release(ctx context.Context, c *Contribution) (*task.Release, *audit.Checkpoint, *task.Manifest, error) {
+	x.mu.Lock()
+	known := int64(0)
+	if x.seen != nil {
+		known = x.seen.Size
+	}
+	x.mu.Unlock()
+	reply, err := x.keys.FetchRelease(ctx, &pb.ReleaseRequest{Spec: c.Round.Digest[:], KnownSize: known})
+	if err != nil {
+		return nil, nil, nil, rpc.FromStatus(err, "key service")
+	}
+	d, err := x.decision(c, reply.Decision)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	m, err := x.manifest(c, d, reply.Manifest)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	checkpoint, err := x.verified(reply.Proof)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var record audit.Record
+	if json.Unmarshal(reply.Proof.Record, &record) != nil || record.Event != audit.Released || record.Spec != c.Round.Digest.String() || record.Detail != digestOf(reply.Decision.Object).String() {
+		return nil, nil, nil, fmt.Errorf("the log's record is of another decision: %w", errs.ErrAudit)
+	}
+	to := task.Addressee{Spec: c.Round.Digest, Manifest: d.Manifest, Client: x.name}
+	message, err := c.reply.Open(envelope.Release, to.Canonical(), reply.Sealed)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("the release: %w", err)
+	}
+	defer clear(message)
+	rel, err := task.ParseRelease(message)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if rel.Mode != x.task.Mode {
+		return nil, nil, nil, fmt.Errorf("a release of another mode: %w", errs.ErrDecided)
+	}
+	return rel, checkpoint, m, rel.Matches(d)
+}
+
+// manifest verifies the set: signed by the aggregator, named by the decision,
+// of enrolled clients that all started from this model, this contribution in
+// it, and not smaller than the task demands.
+func (x *Client) manifest(c *Contribution, d *task.Decision, in *pb.Signed) (*task.Manifest, error) {
+	object := task.Signed{Bytes: in.GetObject(), Signature: in.GetSignature()}
+	if err := object.Verify(x.task.Aggregator); err != nil {
+		return nil, fmt.Errorf("the manifest of round %d: %w", c.Round.Spec.Round, err)
+	}
+	m, err := task.ParseManifest(object.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if d.Outcome != task.Released || object.Digest() != d.Manifest || m.Spec != c.Round.Digest {
+		return nil, fmt.Errorf("the manifest is not that of the decision: %w", errs.ErrDecided)
+	}
+	if n := len(m.Entries); n < int(x.task.MinCohort) || n > int(x.task.MaxClients) {
+		return nil, fmt.Errorf("a cohort of %d, the task demands %d to %d: %w", n, x.task.MinCohort, x.task.MaxClients, errs.ErrManifest)
+	}
+	mine := false
+	for _, e := range m.Entries {
+		if _, ok := x.task.Member(e.Client); !ok || e.ModelDigest != c.Round.Spec.ModelDigest {
+			return nil, fmt.Errorf("%s does not belong in this cohort: %w", e.Client, errs.ErrManifest)
+		}
+		mine = mine || (e.Client == x.name && e.Root == c.root)
+	}
+	if !mine {
+		return nil, fmt.Errorf("round %d: %w", c.Round.Spec.Round, errs.ErrNotInCohort)
+	}
+	return m, nil
+}
+
+// result fetches and verifies the result's description.
+func (x *Client) result(ctx context.Context, c *Contribution, rel *task.Release) (*task.Result, error) {
+	reply, err := x.rounds.GetResult(ctx, &pb.SpecId{Spec: c.Round.Digest[:]})
+	if err != nil {
+		return nil, rpc.FromStatus(err, "aggregator")
+	}
+	object := task.Signed{Bytes: reply.Result.GetObject(), Signature: reply.Result.GetSignature()}
+	if err := object.Verify(x.task.Aggregator); err != nil {
+		return nil, fmt.Errorf("the result of round %d: %w", c.Round.Spec.Round, err)
+	}
+	r, err := task.ParseResult(object.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if r.Spec != c.Round.Digest || r.Manifest != rel.Manifest || r.Terms != rel.Terms || r.Frames != uint32(c.sealer.Frames()) {
+		return nil, fmt.Errorf("the result is not that of the released set: %w", errs.ErrDecided)
+	}
+	return r, nil
+}
+
+// opening is a result on its way in.
+type opening struct {
+	client     *Client
+	c          *Contribution
+	opener     *seal.Opener
+	out        []float32
+	progress   Progress
+	decrypting time.Duration
+}
+
+// window is how many frames are decrypted together, so that every core has some.
+const window = 32
+
+// run downloads the result's frames, decrypts them and compares their root
+// with the signed one: out is meaningless unless it returns nil.
+func (o *opening) run(ctx context.Context, result *task.Result) ([]uint64, error) {
+	g := o.opener.Geometry()
+	last := g.ControlIndex()
+	var control []byte
+	if err := o.get(ctx, last, last+1, func(b []byte) error {
+		control = bytes.Clone(b)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	entries, err := o.opener.OpenControl(control)
+	if err != nil {
+		return nil, err
+	}
+	var tree merkle.Tree
+	var held [][]byte
+	first, index := 0, 0
+	flush := func() error {
+		began := time.Now()
+		defer func() { o.decrypting += time.Since(began) }()
+		from, _ := g.Span(first)
+		_, to := g.Span(first + len(held) - 1)
+		if err := o.opener.OpenRange(ctx, first, held, o.out[from:to]); err != nil {
+			return err
+		}
+		first += len(held)
+		held = held[:0]
+		o.progress(Decrypt, int64(first), int64(last))
+		return nil
+	}
+	var room [window][]byte
+	if err := o.get(ctx, 0, last, func(b []byte) error {
+		if index >= last {
+			return fmt.Errorf("more frames than the result has: %w", errs.ErrFrame)
+		}
+		tree.Append(merkle.Leaf(b))
+		k := len(held)
+		room[k] = append(room[k][:0], b...)
+		held = append(held, room[k])
+		index++
+		o.progress(Download, int64(index), int64(last))
+		if len(held) == window || index == last {
+			return flush()
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	tree.Append(merkle.Leaf(control))
+	if index != last || task.Digest(tree.Root()) != result.Root {
+		return nil, fmt.Errorf("the result's frames are not those that the aggregator signed: %w", errs.ErrRoot)
+	}
+	return entries, nil
+}
+
+func (o *opening) get(ctx context.Context, from, to int, emit func([]byte) error) error {
+	g := o.opener.Geometry()
+	limit := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
+	err := arrowio.GetFrames(ctx, o.client.aggregator, rpc.Ticket(o.c.Round.Digest, from, to), limit, emit)
+	return rpc.FromStatus(err, "aggregator")
+}
+
+// report gathers what the round cost and gave.
+func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, control []uint64, result task.Digest, checkpoint *audit.Checkpoint) *Report {
+	r := &Report{
+		Task: x.task.Name, Round: c.Round.Spec.Round, Mode: x.task.Mode.String(), Preset: x.task.Preset, Bits: x.task.Bits,
+		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[encoding.ControlWeight], Values: c.round.Values(),
+		Clipped: map[string]uint64{}, ClippedTotal: control[encoding.ControlClipped], Seconds: c.seconds, Bounds: map[string]float64{},
+		ResultDigest: result.String(), SpecDigest: c.Round.Digest.String(), Checkpoint: checkpoint.Text, Attempts: 1,
+	}
+	for _, e := range m.Entries {
+		r.Clients = append(r.Clients, e.Client)
+	}
+	plain := seal.Release{Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}
+	for i, t := range c.round.Tensors {
+		if c.clipped[i] > 0 {
+			r.Clipped[t.Name] = c.clipped[i]
+		}
+		b := c.round.Bound(t.Range, plain, r.WeightSum)
+		r.Bounds[t.Name] = b
+		r.StatedBound = max(r.StatedBound, b)
+	}
+	up, down := x.meter.Bytes()
+	r.BytesUp, r.BytesDown = up-c.up0, down-c.down0
+	return r
+}
+
+// Average contributes an update and collects the mean, trying again with the
+// same update in the next round when the key service signed an abort.
+func (x *Client) Average(ctx context.Context, values []float32, examples int64, out []float32, progress Progress) (*Report, error) {
+	for attempt := 1; ; attempt++ {
+		r, err := x.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c, err := x.Contribute(ctx, r, values, examples, progress)
+		var report *Report
+		if err == nil {
+			report, err = x.Collect(ctx, c, out, progress)
+		}
+		switch {
+		case err == nil:
+			report.Attempts = attempt
+			return report, nil
+		case !errors.Is(err, errs.ErrAborted):
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,246 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/cryptflow/cryptflow/go/arrowio"
+	"github.com/cryptflow/cryptflow/go/envelope"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/merkle"
+	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+func digestOf(b []byte) task.Digest { return sha256.Sum256(b) }
+
+// Phase is a part of a round's work.
+type Phase string
+
+// Phases, in order. Encryption and upload overlap: what counts as upload is
+// the time that encryption waited for the connection.
+const (
+	Encrypt  Phase = "encrypt"
+	Upload   Phase = "upload"
+	Wait     Phase = "wait"
+	Download Phase = "download"
+	Decrypt  Phase = "decrypt"
+)
+
+// Progress is told how much of a phase is done. It returns at once.
+type Progress func(phase Phase, done, total int64)
+
+// Contribution is one update on its way through a round.
+type Contribution struct {
+	Round   *Round
+	round   seal.Round
+	sealer  *seal.Sealer
+	secrets seal.Secrets
+	reply   *envelope.Key
+	weight  uint32
+	root    task.Digest
+	deposit *pb.Signed
+
+	seconds map[Phase]float64
+	clipped []uint64
+	up0     int64
+	down0   int64
+}
+
+// batchBytes is the size of one message of frames.
+const batchBytes = 256 << 10
+
+// Contribute encrypts an update, uploads it, deposits its key and commits it.
+// When it returns nil the aggregator has signed that it holds the whole of it
+// durably. A connection that breaks is made again; frames that were
+// acknowledged are not sent twice.
+func (x *Client) Contribute(ctx context.Context, r *Round, values []float32, examples int64, progress Progress) (*Contribution, error) {
+	if examples < 1 || examples > int64(x.task.WeightCap) {
+		return nil, fmt.Errorf("num_examples is %d; the task allows 1 to %d: %w", examples, x.task.WeightCap, errs.ErrWeight)
+	}
+	c := &Contribution{Round: r, weight: x.weight(uint32(examples)), seconds: map[Phase]float64{}}
+	c.up0, c.down0 = x.meter.Bytes()
+	var err error
+	if c.round, err = x.sealed(r); err != nil {
+		return nil, err
+	}
+	if c.secrets, err = seal.NewSecrets(); err != nil {
+		return nil, err
+	}
+	if c.reply, err = envelope.NewKey(); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	if c.sealer, err = seal.NewSealer(c.round, c.secrets, values, c.weight, x.c.Threads); err != nil {
+		return nil, err
+	}
+	c.seconds[Encrypt] = time.Since(began).Seconds()
+	c.clipped = c.sealer.Clipped()
+	if err := x.send(ctx, c, progress); errors.Is(err, errs.ErrAborted) {
+		return nil, x.aborted(ctx, c)
+	} else if err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	x.next = r.Spec.Round + 1
+	x.mu.Unlock()
+	return c, nil
+}
+
+// send uploads and commits until the receipt is there. Whether to go on is
+// decided by progress, not by the clock alone: patience starts anew with every
+// acknowledged frame.
+func (x *Client) send(ctx context.Context, c *Contribution, progress Progress) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
+	moved, best, fresh := time.Now(), -1, true
+	acked := func(next int) {
+		if next > best {
+			best, moved = next, time.Now()
+			pause.Reset()
+		}
+	}
+	for {
+		err := x.attempt(ctx, c, fresh, acked, progress)
+		fresh = false
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errors.Join(errs.ErrCancelled, context.Cause(ctx))
+		}
+		again := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrUpload) || errors.Is(err, errs.ErrTimeout)
+		if !again || time.Since(moved) > x.c.Patience {
+			return err
+		}
+		timer := time.NewTimer(pause.NextBackOff())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(errs.ErrCancelled, context.Cause(ctx))
+		case <-timer.C:
+		}
+	}
+}
+
+// attempt is one try to upload what is missing and to commit.
+func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked func(int), progress Progress) error {
+	spec := c.Round.Digest[:]
+	began := time.Now()
+	upload, err := x.rounds.BeginUpload(ctx, &pb.BeginRequest{Spec: spec, Fresh: fresh})
+	if err != nil {
+		return rpc.FromStatus(err, "aggregator")
+	}
+	if upload.Upload == "" && fresh {
+		return fmt.Errorf("another process of %s has contributed to round %d: %w", x.name, c.Round.Spec.Round, errs.ErrContribution)
+	}
+	if upload.Upload != "" {
+		if err := x.put(ctx, c, upload.Upload, int(upload.Next), acked, progress); err != nil {
+			return err
+		}
+	}
+	c.seconds[Upload] += time.Since(began).Seconds()
+	began = time.Now()
+	defer func() { c.seconds[Upload] += time.Since(began).Seconds() }()
+	if err := x.depositKey(ctx, c); err != nil {
+		return err
+	}
+	return x.commit(ctx, c, upload.Upload)
+}
+
+// put sends the frames from first on. It attributes the time in which no frame
+// was waiting for the connection to encryption.
+func (x *Client) put(ctx context.Context, c *Contribution, upload string, first int, acked func(int), progress Progress) error {
+	total := int64(c.sealer.Frames())
+	var encrypting time.Duration
+	if first < c.sealer.Frames() {
+		err := arrowio.PutFrames(ctx, x.aggregator, upload, first, func(emit func(int, []byte) error) error {
+			mark := time.Now()
+			return c.sealer.Seal(ctx, first, c.sealer.Frames(), func(i int, frame []byte) error {
+				encrypting += time.Since(mark)
+				progress(Encrypt, int64(i+1), total)
+				defer func() { mark = time.Now() }()
+				return emit(i, frame)
+			})
+		}, batchBytes, func(next int) {
+			acked(next)
+			progress(Upload, int64(next), total)
+		})
+		if err != nil {
+			return rpc.FromStatus(err, "aggregator")
+		}
+	}
+	c.seconds[Encrypt] += encrypting.Seconds()
+	c.seconds[Upload] -= encrypting.Seconds()
+	var tree merkle.Tree
+	for i := range c.sealer.Frames() {
+		leaf, ok := c.sealer.Leaf(i)
+		if !ok {
+			return fmt.Errorf("frame %d was never sealed: %w", i, errs.ErrInternal)
+		}
+		tree.Append(leaf)
+	}
+	c.root = tree.Root()
+	return nil
+}
+
+// depositKey seals the contribution's key seed to the round's key, once.
+func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
+	if c.deposit != nil {
+		return nil
+	}
+	d := &task.Deposit{Spec: c.Round.Digest, Client: x.name, ModelDigest: c.Round.Spec.ModelDigest, Root: c.root}
+	var seed []byte
+	if x.task.Mode == params.SumKey {
+		seed = bytes.Clone(c.secrets.Key[:])
+		defer clear(seed)
+	}
+	sealed, err := envelope.Seal(c.Round.Spec.HPKE, envelope.Deposit, d.Canonical(), seed)
+	if err != nil {
+		return err
+	}
+	request := &pb.DepositRequest{Deposit: d.Canonical(), Sealed: sealed, ReplyKey: c.reply.Public()}
+	receipt, err := x.keys.Deposit(ctx, request)
+	if err != nil {
+		return rpc.FromStatus(err, "key service")
+	}
+	if err := (task.Signed{Bytes: receipt.Object, Signature: receipt.Signature}).Verify(x.task.KMS); err != nil || !bytes.Equal(receipt.Object, d.Canonical()) {
+		return fmt.Errorf("the deposit's receipt: %w", errs.ErrSignature)
+	}
+	c.deposit = receipt
+	return nil
+}
+
+// commit makes the contribution part of the round and verifies the receipt.
+func (x *Client) commit(ctx context.Context, c *Contribution, upload string) error {
+	public := uint32(1)
+	if x.task.Mode == params.SharedKey {
+		public = c.weight
+	}
+	reply, err := x.rounds.Commit(ctx, &pb.CommitRequest{Upload: upload, Spec: c.Round.Digest[:], Root: c.root[:], Weight: public, Deposit: c.deposit})
+	if err != nil {
+		return rpc.FromStatus(err, "aggregator")
+	}
+	receipt := task.Signed{Bytes: reply.Object, Signature: reply.Signature}
+	if err := receipt.Verify(x.task.Aggregator); err != nil {
+		return fmt.Errorf("the contribution's receipt: %w", err)
+	}
+	got, err := task.ParseReceipt(receipt.Bytes)
+	if err != nil {
+		return err
+	}
+	want := task.Receipt{Spec: c.Round.Digest, Client: x.name, Root: c.root, Frames: uint32(c.sealer.Frames()), Bytes: uint64(c.sealer.Geometry().Size()), Weight: public}
+	if *got != want {
+		return fmt.Errorf("the receipt is of another contribution: %w", errs.ErrSignature)
+	}
+	return nil
+}

@@ -1,0 +1,325 @@
+package kms
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/cryptflow/cryptflow/go/audit"
+	"github.com/cryptflow/cryptflow/go/ckks"
+	"github.com/cryptflow/cryptflow/go/envelope"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// bucketOpen lists specifications whose keys exist: what a sweep looks at.
+const bucketOpen = "kms/open"
+
+// OpenRound signs the specification of a task's next round, once: the same
+// request again gets the same bytes. It makes the round's keys, which never
+// leave unwrapped.
+func (s *Service) OpenRound(ctx context.Context, in *pb.OpenRequest) (out *pb.SpecReply, err error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	model, err := digest(in.Model)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		t, _, err := taskOf(w, in.Task)
+		if err != nil {
+			return err
+		}
+		id := task.DigestOf(t).String()
+		if spec, reply, err := specOf(w, id, in.Round); err != nil {
+			return err
+		} else if reply != nil {
+			if spec.ModelDigest != model {
+				return fmt.Errorf("round %d of %s was opened for another model: %w", in.Round, t.Name, errs.ErrSpec)
+			}
+			out = reply
+			return nil
+		}
+		if err := s.follows(w, t, in.Round, model); err != nil {
+			return err
+		}
+		if out, err = s.newSpec(t, in.Round, model); err != nil {
+			return err
+		}
+		spec := unsigned(out.Spec).Digest()
+		if err := putProto(w, bucketSpec, specKey(id, in.Round), out); err != nil {
+			return err
+		}
+		if err := putRound(w, spec, &round{Task: t.Name, TaskDigest: id, Round: in.Round, Opened: s.c.Now()}); err != nil {
+			return err
+		}
+		if err := w.Put(bucketOpen, spec.String(), []byte{}); err != nil {
+			return err
+		}
+		_, err = s.record(w, audit.Record{Event: audit.SpecSigned, Task: t.Name, Round: in.Round, Spec: spec.String(), By: caller.String()})
+		return err
+	})
+	return out, err
+}
+
+// follows says whether round n of a task may be opened for a model: the one
+// before has ended, and the model is what it led to.
+func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.Digest) error {
+	if n >= task.MaxRounds {
+		return fmt.Errorf("round %d: %w", n, errs.ErrTaskEnded)
+	}
+	want := t.InitialModel
+	if n > 0 {
+		before, reply, err := specOf(r, task.DigestOf(t).String(), n-1)
+		if err != nil {
+			return err
+		}
+		if reply == nil {
+			return fmt.Errorf("round %d of %s before round %d: %w", n, t.Name, n-1, errs.ErrState)
+		}
+		x, err := roundOf(r, task.DigestOf(before))
+		if err != nil {
+			return err
+		}
+		d, err := x.decision()
+		switch {
+		case err != nil:
+			return err
+		case d == nil:
+			return fmt.Errorf("round %d of %s is open: %w", n-1, t.Name, errs.ErrState)
+		case d.Outcome == task.Aborted:
+			want = before.ModelDigest
+		case x.Result == nil:
+			return fmt.Errorf("round %d of %s has no result yet: %w", n-1, t.Name, errs.ErrState)
+		default:
+			want = task.NextModel(before.ModelDigest, task.DigestOf(before), sha256.Sum256(x.Result))
+		}
+	}
+	if model != want {
+		return fmt.Errorf("round %d of %s starts from model %s, not %s: %w", n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
+	}
+	return nil
+}
+
+// newSpec draws a round's keys, stores them wrapped, and signs the
+// specification that names their public halves.
+func (s *Service) newSpec(t *task.Task, n uint32, model task.Digest) (*pb.SpecReply, error) {
+	scheme, err := t.Scheme()
+	if err != nil {
+		return nil, err
+	}
+	deposits, err := envelope.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	spec := &task.RoundSpec{
+		Task: task.DigestOf(t), Round: n, ModelDigest: model, LayoutDigest: task.DigestOf(t.Layout),
+		Lanes: uint32(scheme.Lanes), LogDelta: uint32(scheme.LogDelta), HPKE: deposits.Public(),
+	}
+	if _, err := rand.Read(spec.Nonce[:]); err != nil {
+		return nil, fmt.Errorf("drawing a nonce: %w", errs.ErrInternal)
+	}
+	secret, err := deposits.Secret()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	reply := &pb.SpecReply{}
+	if scheme.Mode == params.SharedKey {
+		seed, err := ckks.NewSeed()
+		if err != nil {
+			return nil, err
+		}
+		defer clear(seed[:])
+		if _, reply.PublicKey, err = ckks.GenerateKeyPair(scheme.Preset, spec.Nonce, seed); err != nil {
+			return nil, err
+		}
+		spec.PublicKey = sha256.Sum256(reply.PublicKey)
+		secret = append(seed[:], secret...)
+		defer clear(secret)
+	}
+	if err := s.vault.put(keyName(spec.Task.String(), n), secret); err != nil {
+		return nil, err
+	}
+	reply.Spec = signed(task.Sign(spec, s.c.Signing))
+	return reply, nil
+}
+
+// keys returns a round's deposit key and, in shared-key, the seed of its pair.
+func (s *Service) keys(t *task.Task, n uint32) (*envelope.Key, ckks.Seed, error) {
+	var seed ckks.Seed
+	secret, err := s.vault.get(keyName(task.DigestOf(t).String(), n))
+	if err != nil {
+		return nil, seed, err
+	}
+	defer clear(secret)
+	private := secret
+	if t.Mode == params.SharedKey {
+		if len(secret) < len(seed) {
+			return nil, seed, fmt.Errorf("a round's key: %w", errs.ErrStorage)
+		}
+		copy(seed[:], secret)
+		private = secret[len(seed):]
+	}
+	k, err := envelope.ParseKey(private)
+	return k, seed, err
+}
+
+// GetSpec returns the signed specification of a round.
+func (s *Service) GetSpec(ctx context.Context, in *pb.SpecRequest) (out *pb.SpecReply, err error) {
+	return out, s.view(ctx, func(r storage.Reader) error {
+		t, _, err := taskOf(r, in.Task)
+		if err != nil {
+			return err
+		}
+		if err := enrolled(ctx, t); err != nil {
+			return err
+		}
+		_, out, err = specOf(r, task.DigestOf(t).String(), in.Round)
+		if err == nil && out == nil {
+			err = fmt.Errorf("round %d of %s: %w", in.Round, t.Name, errs.ErrNoRound)
+		}
+		return err
+	})
+}
+
+func depositKey(spec task.Digest, client string, root task.Digest) string {
+	return spec.String() + "/" + client + "/" + root.String()
+}
+
+// Deposit takes the sealed key of one contribution and signs its receipt. The
+// same deposit again gets the same receipt.
+func (s *Service) Deposit(ctx context.Context, in *pb.DepositRequest) (*pb.Signed, error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, err := task.ParseDeposit(in.Deposit)
+	if err != nil {
+		return nil, err
+	}
+	if d.Client != caller.Name {
+		return nil, fmt.Errorf("a deposit of %s sent by %s: %w", d.Client, caller.Name, errs.ErrDenied)
+	}
+	if err := envelope.CheckPublic(in.ReplyKey); err != nil {
+		return nil, fmt.Errorf("reply key: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		x, err := roundOf(w, d.Spec)
+		if err != nil {
+			return err
+		}
+		t, _, err := taskOf(w, x.Task)
+		if err != nil {
+			return err
+		}
+		if err := enrolled(ctx, t); err != nil {
+			return err
+		}
+		if err := s.takes(w, t, x, d, in); err != nil {
+			return err
+		}
+		if x.Deposited.IsZero() {
+			x.Deposited = s.c.Now()
+			if err := putRound(w, d.Spec, x); err != nil {
+				return err
+			}
+		}
+		return putProto(w, bucketDeposit, depositKey(d.Spec, d.Client, d.Root), in)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return signed(task.Sign(d, s.c.Signing)), nil
+}
+
+// takes says whether a deposit may be stored.
+func (s *Service) takes(r storage.Reader, t *task.Task, x *round, d *task.Deposit, in *pb.DepositRequest) error {
+	var old pb.DepositRequest
+	again, err := getProto(r, bucketDeposit, depositKey(d.Spec, d.Client, d.Root), &old)
+	if err != nil {
+		return err
+	}
+	if again {
+		// After a decision the sealed key is gone; the receipt still stands.
+		if x.Decision != nil || proto.Equal(&old, in) {
+			return nil
+		}
+		return fmt.Errorf("another key was deposited for the same contribution: %w", errs.ErrDeposit)
+	}
+	if decided, err := x.decision(); err != nil {
+		return err
+	} else if decided != nil && decided.Outcome == task.Aborted {
+		return fmt.Errorf("%s: %w", decided.Reason, errs.ErrAborted)
+	} else if decided != nil {
+		return fmt.Errorf("round %d of %s: %w", x.Round, t.Name, errs.ErrNotInCohort)
+	}
+	spec, _, err := specOf(r, x.TaskDigest, x.Round)
+	if err != nil {
+		return err
+	}
+	if d.ModelDigest != spec.ModelDigest {
+		return fmt.Errorf("round %d starts from model %s, the deposit from %s: %w", x.Round, spec.ModelDigest.Short(), d.ModelDigest.Short(), errs.ErrModelMismatch)
+	}
+	n := 0
+	if err := r.List(bucketDeposit, d.Spec.String()+"/"+d.Client+"/", func(string, []byte) error { n++; return nil }); err != nil {
+		return err
+	}
+	if n >= MaxDeposits {
+		return fmt.Errorf("%s made %d deposits in this round: %w", d.Client, n, errs.ErrDeposit)
+	}
+	k, _, err := s.keys(t, x.Round)
+	if err != nil {
+		return err
+	}
+	seed, err := openDeposit(k, t, in)
+	clear(seed[:])
+	return err
+}
+
+// openDeposit opens one sealed key: 32 bytes in sum-key, nothing in shared-key.
+func openDeposit(k *envelope.Key, t *task.Task, in *pb.DepositRequest) (seed ckks.Seed, err error) {
+	b, err := k.Open(envelope.Deposit, in.Deposit, in.Sealed)
+	if err != nil {
+		return seed, fmt.Errorf("%v: %w", err, errs.ErrDeposit)
+	}
+	defer clear(b)
+	want := len(seed)
+	if t.Mode == params.SharedKey {
+		want = 0
+	}
+	if len(b) != want {
+		return seed, fmt.Errorf("a key of %d bytes, want %d: %w", len(b), want, errs.ErrDeposit)
+	}
+	copy(seed[:], b)
+	return seed, nil
+}
+
+// depositsOf lists what was deposited in a round.
+func depositsOf(r storage.Reader, spec task.Digest) (out []task.Deposit, err error) {
+	return out, r.List(bucketDeposit, spec.String()+"/", func(_ string, b []byte) error {
+		var in pb.DepositRequest
+		if err := proto.Unmarshal(b, &in); err != nil {
+			return fmt.Errorf("a deposit: %w", errs.ErrStorage)
+		}
+		d, err := task.ParseDeposit(in.Deposit)
+		if err != nil {
+			return err
+		}
+		out = append(out, *d)
+		return nil
+	})
+}

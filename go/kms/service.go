@@ -1,0 +1,336 @@
+package kms
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/cryptflow/cryptflow/go/audit"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// Limits of what one caller can make the service keep.
+const (
+	// MaxDeposits of one client in one round: a client that lost its secrets
+	// draws new ones; more than a few losses are an attack.
+	MaxDeposits = 4
+	// maxRefusals bounds the audit records that one round's refusals make.
+	maxRefusals = 256
+	// maxTasks bounds the tasks of one service.
+	maxTasks = 1 << 12
+)
+
+// Config is what a key service runs with.
+type Config struct {
+	Name    string // in its certificate
+	Version string
+	Signing ed25519.PrivateKey
+	Admins  []task.Key // who may sign tasks
+	Gate    Gate
+	Ledger  storage.Ledger
+	Keys    string // folder of wrapped keys, outside the ledger and its backups
+	Wrapper Wrapper
+	// ReleaseLife is how long clients can fetch a release after the decision.
+	ReleaseLife time.Duration
+	// RoundLife is how long a round may stay undecided after its first
+	// deposit, beyond the task's own deadline.
+	RoundLife time.Duration
+	Log       *slog.Logger
+	Now       func() time.Time
+}
+
+// Service is the key service. Its methods are those of pb.KeyServiceServer;
+// rpc's interceptors have checked the caller's role before they are called.
+type Service struct {
+	pb.UnimplementedKeyServiceServer
+	c      Config
+	self   task.Key
+	vault  *vault
+	signer *audit.Signer
+	mu     sync.Mutex // one change at a time; reads go to the ledger's snapshots
+}
+
+var _ pb.KeyServiceServer = (*Service)(nil)
+
+// New opens a key service and finishes what a crash interrupted.
+func New(c Config) (*Service, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if len(c.Admins) == 0 {
+		return nil, fmt.Errorf("no admin key is configured, so no task could ever be accepted: %w", errs.ErrConfig)
+	}
+	v, err := newVault(c.Keys, c.Wrapper)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := audit.NewSigner(c.Name, c.Signing)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{c: c, self: task.Key(c.Signing.Public().(ed25519.PublicKey)), vault: v, signer: signer}
+	if s.c.Gate.Floor == HardFloor {
+		c.Log.Warn("the floor is 2: two clients learn each other's update from the sum")
+	}
+	return s, s.Sweep(context.Background())
+}
+
+// Buckets of the ledger.
+const (
+	bucketTask    = "kms/task"
+	bucketSpec    = "kms/spec"
+	bucketRound   = "kms/round"
+	bucketDeposit = "kms/deposit"
+	bucketRelease = "kms/release"
+	bucketReport  = "kms/report"
+)
+
+// round is what the ledger holds of a round, by its specification's digest.
+type round struct {
+	Task       string    `json:"task"`
+	TaskDigest string    `json:"task_digest"`
+	Round      uint32    `json:"round"`
+	Opened     time.Time `json:"opened"`
+	Deposited  time.Time `json:"deposited"` // first deposit
+	Decision   []byte    `json:"decision,omitempty"`
+	Signature  []byte    `json:"signature,omitempty"`
+	Decided    time.Time `json:"decided"`
+	Manifest   []byte    `json:"manifest,omitempty"`
+	ManifestBy []byte    `json:"manifest_signature,omitempty"`
+	Record     int64     `json:"record"` // of the decision, in the audit log
+	Result     []byte    `json:"result,omitempty"`
+	Destroyed  bool      `json:"destroyed"`
+	Refusals   int       `json:"refusals"`
+}
+
+func (r *round) decision() (*task.Decision, error) {
+	if r.Decision == nil {
+		return nil, nil
+	}
+	return task.ParseDecision(r.Decision)
+}
+
+// keyName names a round's key in the vault: known before its digest is.
+func keyName(taskDigest string, n uint32) string { return fmt.Sprintf("%s-%08x", taskDigest, n) }
+
+func specKey(taskDigest string, n uint32) string { return fmt.Sprintf("%s/%08x", taskDigest, n) }
+
+func signed(s task.Signed) *pb.Signed { return &pb.Signed{Object: s.Bytes, Signature: s.Signature} }
+
+func unsigned(s *pb.Signed) task.Signed {
+	return task.Signed{Bytes: s.GetObject(), Signature: s.GetSignature()}
+}
+
+func getProto(r storage.Reader, bucket, key string, m proto.Message) (bool, error) {
+	b, err := r.Get(bucket, key)
+	if err != nil || b == nil {
+		return false, err
+	}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return false, fmt.Errorf("%s %s: %w", bucket, key, errs.ErrStorage)
+	}
+	return true, nil
+}
+
+func putProto(w storage.Writer, bucket, key string, m proto.Message) error {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", bucket, key, errs.ErrInternal)
+	}
+	return w.Put(bucket, key, b)
+}
+
+// taskOf returns the task called name.
+func taskOf(r storage.Reader, name string) (*task.Task, *pb.Signed, error) {
+	var s pb.Signed
+	ok, err := getProto(r, bucketTask, name, &s)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !ok {
+		return nil, nil, fmt.Errorf("%q: %w", name, errs.ErrNoTask)
+	}
+	t, err := task.ParseTask(s.Object)
+	return t, &s, err
+}
+
+// roundOf returns the round of a specification's digest.
+func roundOf(r storage.Reader, spec task.Digest) (*round, error) {
+	b, err := r.Get(bucketRound, spec.String())
+	if err != nil {
+		return nil, err
+	}
+	if b == nil {
+		return nil, fmt.Errorf("specification %s: %w", spec.Short(), errs.ErrNoRound)
+	}
+	x := &round{}
+	if err := json.Unmarshal(b, x); err != nil {
+		return nil, fmt.Errorf("round %s: %w", spec.Short(), errs.ErrStorage)
+	}
+	return x, nil
+}
+
+func putRound(w storage.Writer, spec task.Digest, r *round) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("round %s: %w", spec.Short(), errs.ErrInternal)
+	}
+	return w.Put(bucketRound, spec.String(), b)
+}
+
+func specOf(r storage.Reader, taskDigest string, n uint32) (*task.RoundSpec, *pb.SpecReply, error) {
+	var reply pb.SpecReply
+	ok, err := getProto(r, bucketSpec, specKey(taskDigest, n), &reply)
+	if err != nil || !ok {
+		return nil, nil, err
+	}
+	s, err := task.ParseRoundSpec(reply.Spec.GetObject())
+	return s, &reply, err
+}
+
+func digest(b []byte) (task.Digest, error) {
+	if len(b) != len(task.Digest{}) {
+		return task.Digest{}, fmt.Errorf("a digest of %d bytes: %w", len(b), errs.ErrArgument)
+	}
+	return task.Digest(b), nil
+}
+
+// Info says what an admin pins.
+func (s *Service) Info(context.Context, *pb.Empty) (*pb.ServiceInfo, error) {
+	return &pb.ServiceInfo{Name: s.c.Name, Version: s.c.Version, SigningKey: s.self[:], Floor: max(s.c.Gate.Floor, HardFloor), UnixMillis: s.c.Now().UnixMilli()}, nil
+}
+
+// CreateTask accepts a task that a configured admin signed.
+func (s *Service) CreateTask(ctx context.Context, in *pb.Signed) (*pb.Empty, error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	object := unsigned(in)
+	if !slices.ContainsFunc(s.c.Admins, func(k task.Key) bool { return object.Verify(k) == nil }) {
+		return nil, fmt.Errorf("the task is not signed by an admin of this key service: %w", errs.ErrSignature)
+	}
+	t, err := task.ParseTask(object.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if t.KMS != s.self {
+		return nil, fmt.Errorf("the task names another key service: %w", errs.ErrSpec)
+	}
+	if err := s.c.Gate.Feasible(t); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		before, err := w.Get(bucketTask, t.Name)
+		if err != nil {
+			return err
+		}
+		if before != nil {
+			var old pb.Signed
+			if proto.Unmarshal(before, &old) == nil && string(old.Object) == string(in.Object) {
+				return nil
+			}
+			return fmt.Errorf("%q: %w", t.Name, errs.ErrTaskExists)
+		}
+		n := 0
+		if err := w.List(bucketTask, "", func(string, []byte) error { n++; return nil }); err != nil {
+			return err
+		}
+		if n >= maxTasks {
+			return fmt.Errorf("%d tasks: %w", n, errs.ErrLimit)
+		}
+		if err := putProto(w, bucketTask, t.Name, signed(object)); err != nil {
+			return err
+		}
+		_, err = s.record(w, audit.Record{Event: audit.TaskCreated, Task: t.Name, By: caller.String(), Detail: task.DigestOf(t).String()})
+		return err
+	})
+	return &pb.Empty{}, err
+}
+
+// GetTask returns a task as it was signed.
+func (s *Service) GetTask(ctx context.Context, in *pb.TaskName) (out *pb.Signed, err error) {
+	err = s.view(ctx, func(r storage.Reader) error {
+		var t *task.Task
+		if t, out, err = taskOf(r, in.Name); err != nil {
+			return err
+		}
+		return enrolled(ctx, t)
+	})
+	return out, err
+}
+
+// enrolled refuses clients that the task does not list.
+func enrolled(ctx context.Context, t *task.Task) error {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := t.Member(caller.Name); caller.Role == identity.Client && !ok {
+		return fmt.Errorf("%s in task %s: %w", caller.Name, t.Name, errs.ErrNotEnrolled)
+	}
+	return nil
+}
+
+func (s *Service) view(ctx context.Context, f func(storage.Reader) error) error {
+	return s.c.Ledger.View(ctx, f)
+}
+
+// record appends to the audit log within a transaction.
+func (s *Service) record(w storage.Writer, r audit.Record) (int64, error) {
+	r.Time = s.c.Now()
+	return audit.Append(w, r)
+}
+
+// proof shows that a record stands in the log as it is now, and that the log
+// continues the one of known records.
+func (s *Service) proof(r storage.Reader, index, known int64) (*pb.Proof, error) {
+	checkpoint, size, err := s.signer.Checkpoint(r)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := audit.Records(r, index, 1)
+	if err != nil || len(lines) != 1 {
+		return nil, errors.Join(err, fmt.Errorf("record %d: %w", index, errs.ErrAudit))
+	}
+	p := &pb.Proof{Index: index, Record: lines[0], Checkpoint: checkpoint}
+	if p.Inclusion, err = audit.ProveRecord(r, size, index); err != nil {
+		return nil, err
+	}
+	p.Consistency, err = audit.ProveConsistency(r, size, known)
+	return p, err
+}
+
+// maxAudit is how many records one answer carries.
+const maxAudit = 1 << 10
+
+// Audit returns records of the log with a checkpoint and its consistency.
+func (s *Service) Audit(ctx context.Context, in *pb.AuditRequest) (out *pb.AuditReply, err error) {
+	out = &pb.AuditReply{}
+	return out, s.view(ctx, func(r storage.Reader) error {
+		var size int64
+		if out.Checkpoint, size, err = s.signer.Checkpoint(r); err != nil {
+			return err
+		}
+		if out.Consistency, err = audit.ProveConsistency(r, size, in.KnownSize); err != nil {
+			return err
+		}
+		out.Records, err = audit.Records(r, in.From, maxAudit)
+		return err
+	})
+}

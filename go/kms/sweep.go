@@ -1,0 +1,224 @@
+package kms
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cryptflow/cryptflow/go/audit"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// ReportResult takes a client's word on which result it opened. Disagreement
+// is an alarm; when the whole cohort has reported, the round's keys go.
+func (s *Service) ReportResult(ctx context.Context, in *pb.ReportRequest) (*pb.Empty, error) {
+	caller, err := rpc.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := digest(in.Spec)
+	if err != nil {
+		return nil, err
+	}
+	reported, err := digest(in.Result)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &pb.Empty{}, s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		x, err := s.member(ctx, w, spec)
+		if err != nil {
+			return err
+		}
+		if x.Manifest == nil {
+			return fmt.Errorf("round %d of %s was not released: %w", x.Round, x.Task, errs.ErrState)
+		}
+		m, err := task.ParseManifest(x.Manifest)
+		if err != nil {
+			return err
+		}
+		if !contains(m, caller.Name) {
+			return fmt.Errorf("round %d of %s: %w", x.Round, x.Task, errs.ErrNotInCohort)
+		}
+		key := spec.String() + "/" + caller.Name
+		before, err := w.Get(bucketReport, key)
+		if err != nil || before != nil {
+			return err
+		}
+		if err := w.Put(bucketReport, key, reported[:]); err != nil {
+			return err
+		}
+		if x.Result != nil && sha256.Sum256(x.Result) != reported {
+			s.c.Log.Error("a client opened another result than the aggregator published", "task", x.Task, "round", x.Round, "client", caller.Name)
+			if _, err := s.record(w, audit.Record{Event: audit.Disagreement, Task: x.Task, Round: x.Round, Spec: spec.String(), By: caller.String(), Detail: reported.String()}); err != nil {
+				return err
+			}
+		}
+		n := 0
+		if err := w.List(bucketReport, spec.String()+"/", func(string, []byte) error { n++; return nil }); err != nil {
+			return err
+		}
+		if n < len(m.Entries) || x.Result == nil || x.Destroyed {
+			return nil
+		}
+		return s.destroy(w, spec, x, "the whole cohort has opened its sum")
+	})
+}
+
+// destroy drops a round's releases. Its other keys went with the decision.
+func (s *Service) destroy(w storage.Writer, spec task.Digest, x *round, why string) error {
+	for _, bucket := range []string{bucketRelease, bucketReport} {
+		var keys []string
+		if err := w.List(bucket, spec.String()+"/", func(key string, _ []byte) error {
+			keys = append(keys, key)
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, key := range keys {
+			if err := w.Delete(bucket, key); err != nil {
+				return err
+			}
+		}
+	}
+	x.Destroyed = true
+	if err := putRound(w, spec, x); err != nil {
+		return err
+	}
+	if err := w.Delete(bucketOpen, spec.String()); err != nil {
+		return err
+	}
+	_, err := s.record(w, audit.Record{Event: audit.KeysDestroyed, Task: x.Task, Round: x.Round, Spec: spec.String(), Detail: why})
+	return err
+}
+
+// Sweep does what time demands: releases end, rounds that nobody decided are
+// aborted, and keys of decided rounds that a crash left behind are destroyed.
+func (s *Service) Sweep(ctx context.Context) error {
+	now := s.c.Now()
+	var expired, overdue []task.Digest
+	keep := map[string]bool{}
+	if err := s.view(ctx, func(r storage.Reader) error {
+		return r.List(bucketOpen, "", func(key string, _ []byte) error {
+			spec, err := task.ParseDigest(key)
+			if err != nil {
+				return err
+			}
+			x, err := roundOf(r, spec)
+			if err != nil {
+				return err
+			}
+			t, _, err := taskOf(r, x.Task)
+			if err != nil {
+				return err
+			}
+			limit := time.Duration(t.Deadline)*time.Second + s.c.RoundLife
+			switch {
+			case x.Decision == nil && !x.Deposited.IsZero() && now.Sub(x.Deposited) > limit:
+				overdue = append(overdue, spec)
+			case x.Decision != nil && now.Sub(x.Decided) > s.c.ReleaseLife:
+				expired = append(expired, spec)
+			}
+			if x.Decision == nil {
+				keep[keyName(x.TaskDigest, x.Round)] = true
+			}
+			return nil
+		})
+	}); err != nil {
+		return err
+	}
+	self := rpc.WithCaller(ctx, identity.Identity{Domain: "self", Role: identity.KMS, Name: s.c.Name})
+	for _, spec := range overdue {
+		if _, err := s.Abort(self, &pb.AbortRound{Spec: spec[:], Reason: "nobody sealed the round in time"}); err != nil && !errors.Is(err, errs.ErrDecided) {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, spec := range expired {
+		if err := s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+			x, err := roundOf(w, spec)
+			if err != nil || x.Destroyed {
+				return err
+			}
+			return s.destroy(w, spec, x, "the time to fetch the release is over")
+		}); err != nil {
+			return err
+		}
+	}
+	return s.forget(ctx, keep)
+}
+
+// forget destroys vault entries of rounds that were decided, or whose
+// specification was never signed, before a crash.
+func (s *Service) forget(ctx context.Context, keep map[string]bool) error {
+	names, err := s.vault.names()
+	if err != nil {
+		return err
+	}
+	return s.view(ctx, func(r storage.Reader) error {
+		for _, name := range names {
+			if keep[name] || len(name) < 73 {
+				continue
+			}
+			var n uint32
+			if _, err := fmt.Sscanf(name[65:], "%08x", &n); err != nil {
+				continue
+			}
+			spec, _, err := specOf(r, name[:64], n)
+			if err != nil {
+				return err
+			}
+			if spec != nil {
+				x, err := roundOf(r, task.DigestOf(spec))
+				if err != nil {
+					return err
+				}
+				if x.Decision == nil {
+					continue // opened since the list was made
+				}
+			}
+			if err := s.vault.destroy(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Run sweeps until the context ends.
+func (s *Service) Run(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+				s.c.Log.Error("sweeping", "error", err.Error())
+			}
+		}
+	}
+}
+
+// Rounds lists the names of the open rounds, for health and tests.
+func (s *Service) Rounds(ctx context.Context) (out []string, err error) {
+	err = s.view(ctx, func(r storage.Reader) error {
+		return r.List(bucketOpen, "", func(key string, _ []byte) error {
+			out = append(out, key)
+			return nil
+		})
+	})
+	slices.Sort(out)
+	return out, err
+}

@@ -1,0 +1,46 @@
+package rpc
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+)
+
+// retry lets the library send again what failed before it reached a service.
+// Calls that change something are idempotent.
+const retry = `{"methodConfig": [{
+	"name": [{"service": "cryptflow.v1.AggregatorService"}, {"service": "cryptflow.v1.KeyService"}],
+	"waitForReady": %t,
+	"retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}
+}]}`
+
+// Dial prepares a connection to a service of the given role. Nothing is sent
+// until the first call; the connection is made again when it breaks. With
+// patient, calls wait for a service that is not up until their context ends.
+func Dial(address string, c *identity.Credentials, service identity.Role, patient bool, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	if address == "" {
+		return nil, fmt.Errorf("the %s's address is missing: %w", service, errs.ErrConfig)
+	}
+	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(c.Client(service))),
+		grpc.WithDefaultServiceConfig(fmt.Sprintf(retry, patient)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(4 * window),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply), grpc.MaxCallSendMsgSize(maxReply))}, more...)...,
+	)
+	if err != nil {
+		return nil, fmt.Errorf("%s at %q: %v: %w", service, address, err, errs.ErrConfig)
+	}
+	return conn, nil
+}

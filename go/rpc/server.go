@@ -1,0 +1,160 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+)
+
+// Limits of a connection, each with its reason.
+const (
+	// MaxMessage is the largest message a service takes: the largest frame,
+	// 418 KB, in a batch with its neighbour, with room for metadata.
+	MaxMessage = 1 << 20
+	// maxReply is the largest message a client takes: a manifest and a
+	// release of the largest cohort.
+	maxReply = 4 << 20
+	// window is what one stream may have in flight. It is static, so that a
+	// service's memory follows from the number of its streams.
+	window = 512 << 10
+	// maxStreams bounds the calls of one connection.
+	maxStreams = 64
+)
+
+type callerKey struct{}
+
+// Caller is the authenticated identity behind a request.
+func Caller(ctx context.Context) (identity.Identity, error) {
+	if id, ok := ctx.Value(callerKey{}).(identity.Identity); ok {
+		return id, nil
+	}
+	return identity.Identity{}, errs.ErrUnauthenticated
+}
+
+// WithCaller returns a context as the interceptors make it, for tests and for
+// calls within a process.
+func WithCaller(ctx context.Context, id identity.Identity) context.Context {
+	return context.WithValue(ctx, callerKey{}, id)
+}
+
+// Observer is told of every call when it ends. code is "OK" or CF_….
+type Observer func(method, code string, took time.Duration)
+
+// NewServer makes a gRPC server that demands mutual TLS, allows what the table
+// lists, maps errors, survives panics and reports calls.
+func NewServer(c *identity.Credentials, table identity.Table, log *slog.Logger, observe Observer) *grpc.Server {
+	g := gate{table: table, log: log, observe: observe}
+	return grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(c.Server())),
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(maxReply),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(4*window),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
+		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(32<<10),
+		grpc.ConnectionTimeout(15*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(g.unary), grpc.StreamInterceptor(g.stream),
+	)
+}
+
+type gate struct {
+	table   identity.Table
+	log     *slog.Logger
+	observe Observer
+}
+
+func (g gate) admit(ctx context.Context, method string) (context.Context, identity.Identity, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ctx, identity.Identity{}, errs.ErrUnauthenticated
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return ctx, identity.Identity{}, fmt.Errorf("the connection is not TLS: %w", errs.ErrUnauthenticated)
+	}
+	id, err := identity.Peer(info.State)
+	if err != nil {
+		return ctx, id, err
+	}
+	return WithCaller(ctx, id), id, g.table.Allow(id, method)
+}
+
+func (g gate) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
+	began := time.Now()
+	ctx, id, err := g.admit(ctx, info.FullMethod)
+	if err == nil {
+		err = g.guard(info.FullMethod, func() error {
+			reply, err = next(ctx, request)
+			return err
+		})
+	}
+	if err != nil {
+		reply = nil
+	}
+	return reply, g.finish(info.FullMethod, id, began, err)
+}
+
+func (g gate) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	began := time.Now()
+	ctx, id, err := g.admit(s.Context(), info.FullMethod)
+	if err == nil {
+		err = g.guard(info.FullMethod, func() error { return next(srv, &callStream{s, ctx}) })
+	}
+	return g.finish(info.FullMethod, id, began, err)
+}
+
+type callStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *callStream) Context() context.Context { return s.ctx }
+
+// guard turns a panic into an error; its stack goes to the log, its value does
+// not: it may come from what was being worked on.
+func (g gate) guard(method string, call func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.log.Error("handler panicked", "method", method, "stack", string(debug.Stack()))
+			err = errs.ErrInternal
+		}
+	}()
+	return call()
+}
+
+// finish logs what was refused or failed, reports the call and maps the error.
+func (g gate) finish(method string, id identity.Identity, began time.Time, err error) error {
+	code := "OK"
+	if err != nil {
+		code = errs.Find(err).Code
+		if s, ok := status.FromError(err); ok && errs.Parse(s.Message()) == nil {
+			code = "GRPC_" + s.Code().String()
+		}
+		level := slog.LevelInfo
+		switch {
+		case errors.Is(err, context.Canceled):
+			level, code = slog.LevelDebug, errs.ErrCancelled.Code
+		case code == errs.ErrInternal.Code:
+			level = slog.LevelError
+		case errs.Find(err).Kind == errs.Denied:
+			level = slog.LevelWarn
+		}
+		g.log.Log(context.Background(), level, "refused", "method", method, "caller", id.String(), "code", code, "error", err.Error())
+	}
+	if g.observe != nil {
+		g.observe(method, code, time.Since(began))
+	}
+	return ToStatus(err)
+}
