@@ -90,6 +90,9 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
+// Stop makes every waiting call and engine end.
+func (s *Service) Stop() { s.stop() }
+
 // Close stops every engine. What is durable stays; the next start goes on.
 func (s *Service) Close() {
 	s.stop()

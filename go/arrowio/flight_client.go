@@ -1,92 +1,37 @@
 package arrowio
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/flight"
-	"github.com/apache/arrow/go/v15/arrow/ipc"
-	"github.com/apache/arrow/go/v15/arrow/memory"
 	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 )
 
-// batcher gathers frames into batches and sends them. A batch is sent as soon
-// as it has its size, so that no more than one is held.
-type batcher struct {
-	writer  *flight.Writer
-	builder *array.BinaryBuilder
-	size    int
-	held    int
-	first   int // index of the first frame held
-	next    int
-	indexed bool
-}
-
-func newBatcher(s flight.DataStreamWriter, size int, d *flight.FlightDescriptor) *batcher {
-	mem := memory.NewGoAllocator()
-	b := &batcher{size: size, builder: array.NewBinaryBuilder(mem, arrow.BinaryTypes.LargeBinary)}
-	b.writer = flight.NewRecordWriter(s, ipc.WithSchema(frameSchema), ipc.WithAllocator(mem))
-	if d != nil {
-		b.writer.SetFlightDescriptor(d)
-	}
-	return b
-}
-
-func (b *batcher) add(frame []byte) error {
-	if b.held > 0 && b.held+len(frame) > b.size {
-		if err := b.flush(); err != nil {
-			return err
-		}
-	}
-	b.builder.Append(frame)
-	b.held += len(frame)
-	b.next++
-	if b.held >= b.size {
-		return b.flush()
-	}
-	return nil
-}
-
-func (b *batcher) flush() error {
-	if b.held == 0 {
-		return nil
-	}
-	column := b.builder.NewArray()
-	defer column.Release()
-	r := array.NewRecord(frameSchema, []arrow.Array{column}, int64(column.Len()))
-	defer r.Release()
-	var metadata []byte
-	if b.indexed {
-		metadata = binary.LittleEndian.AppendUint64(nil, uint64(b.first))
-	}
-	b.first, b.held = b.next, 0
-	return b.writer.WriteWithAppMetadata(r, metadata)
-}
-
-// finish sends what is held and, when nothing was, the schema alone.
-func (b *batcher) finish() error {
-	defer b.builder.Release()
-	if err := b.flush(); err != nil {
-		return err
-	}
-	return b.writer.Close()
-}
+// Limits of what a client takes from a server in one message, where the
+// connection does not set a lower one: batches, or one frame where that is
+// larger, and what describes it.
+const (
+	maxDownload = 32 << 20
+	overhead    = 64 << 10
+)
 
 // PutFrames sends the frames of an upload from index first on, in the order in
 // which frames passes them to emit, and tells acked which frame the server
-// misses next. A frame is valid until emit returns. When the server refuses,
-// its error comes at once, also while a send is blocked.
+// misses next. A frame is valid until emit returns. acked runs beside frames,
+// in another goroutine, and never after PutFrames has returned. When the
+// server refuses, its error comes at once, also while a send is blocked.
 func PutFrames(ctx context.Context, conn grpc.ClientConnInterface, upload string, first int, frames func(emit func(index int, frame []byte) error) error, batchBytes int, acked func(next int)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	if first < 0 || first > maxIndex {
+		return fmt.Errorf("frame %d: %w", first, errs.ErrChunkOrder)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := flight.NewFlightServiceClient(conn).DoPut(ctx)
 	if err != nil {
 		return err
@@ -95,15 +40,16 @@ func PutFrames(ctx context.Context, conn grpc.ClientConnInterface, upload string
 	go func() {
 		err := acknowledge(stream, acked)
 		if err != nil {
-			cancel(err)
+			cancel() // wakes a send that waits for the server
 		}
 		answered <- err
 	}()
-	out := newBatcher(stream, batchBytes, &flight.FlightDescriptor{Type: flight.DescriptorPATH, Path: []string{upload}})
+	to := &sender{stream: stream, descriptor: &flight.FlightDescriptor{Type: flight.DescriptorPATH, Path: []string{upload}}}
+	out := newBatcher(to, batchBytes)
 	out.first, out.next, out.indexed = first, first, true
 	err = frames(func(index int, frame []byte) error {
 		if index != out.next {
-			return fmt.Errorf("frame %d after %d: %w", index, out.next-1, errs.ErrChunkOrder)
+			return fmt.Errorf("frame %d, want %d: %w", index, out.next, errs.ErrChunkOrder)
 		}
 		return out.add(frame)
 	})
@@ -111,22 +57,29 @@ func PutFrames(ctx context.Context, conn grpc.ClientConnInterface, upload string
 		err = out.finish()
 	}
 	if err == nil {
-		err = stream.CloseSend()
+		if err = stream.CloseSend(); err == nil {
+			return <-answered
+		}
+		to.failed = err
 	}
-	if err != nil {
-		// What the server said explains a send that failed better than the
-		// failed send does.
-		cancel(err)
-		if said := <-answered; said != nil && (errors.Is(err, io.EOF) || errors.Is(err, context.Canceled)) {
+	if !errors.Is(to.failed, io.EOF) {
+		cancel() // the server has not ended the stream; nobody else would
+		if said := <-answered; to.failed != nil && said != nil {
 			return said
 		}
 		return err
 	}
-	return <-answered
+	// The server ended the stream: its own words explain more than the send
+	// that failed for it, however frames has wrapped that.
+	if said := <-answered; said != nil {
+		return said
+	}
+	return fmt.Errorf("the server ended the upload early: %w", errs.ErrUnavailable)
 }
 
 // acknowledge reads the server's answers until it ends the stream.
-func acknowledge(stream flight.FlightService_DoPutClient, acked func(int)) error {
+func acknowledge(stream flight.FlightService_DoPutClient, acked func(int)) (err error) {
+	defer recovered(stream.Context(), &err)
 	for {
 		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -138,7 +91,11 @@ func acknowledge(stream flight.FlightService_DoPutClient, acked func(int)) error
 		if len(r.AppMetadata) != indexSize {
 			return fmt.Errorf("an answer of %d bytes: %w", len(r.AppMetadata), errs.ErrArrow)
 		}
-		acked(int(min(binary.LittleEndian.Uint64(r.AppMetadata), 1<<31)))
+		next := binary.LittleEndian.Uint64(r.AppMetadata)
+		if next > maxIndex+maxRows {
+			return fmt.Errorf("an answer of %d frames: %w", next, errs.ErrArrow)
+		}
+		acked(int(next))
 	}
 }
 
@@ -148,11 +105,11 @@ func acknowledge(stream flight.FlightService_DoPutClient, acked func(int)) error
 func GetFrames(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte, maxFrame int, emit func(frame []byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := flight.NewFlightServiceClient(conn).DoGet(ctx, &flight.Ticket{Ticket: bytes.Clone(ticket)})
+	stream, err := flight.NewFlightServiceClient(conn).DoGet(ctx, &flight.Ticket{Ticket: ticket})
 	if err != nil {
 		return err
 	}
-	in, err := newBatches(stream, 8<<20)
+	in, err := newBatches(stream, max(maxDownload, maxFrame+overhead))
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 
 	"github.com/apache/arrow/go/v15/arrow/flight"
+	wire "github.com/apache/arrow/go/v15/arrow/flight/gen/flight"
 	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -34,18 +37,23 @@ type Downloads interface {
 // FlightLimits bound what streams cost together.
 type FlightLimits struct {
 	Streams      int // served at once; others wait without being read
-	MessageBytes int // of one message, as gRPC enforces it
+	MessageBytes int // of one incoming message; gRPC should be told the same
 	BatchBytes   int // of an outgoing batch, or one frame where that is larger
 }
 
 // RegisterFlight serves frames over Arrow Flight: DoPut and DoGet, nothing
-// else.
-func RegisterFlight(s *grpc.Server, up Uploads, down Downloads, l FlightLimits) {
-	flight.RegisterFlightServiceServer(s, &frames{up: up, down: down, limits: l, room: make(chan struct{}, l.Streams)})
+// else. A limit below one is a fault of the program and panics.
+func RegisterFlight(s *grpc.Server, up Uploads, down Downloads, limits FlightLimits) {
+	if limits.Streams < 1 || limits.MessageBytes < 1 || limits.BatchBytes < 1 {
+		panic("arrowio: RegisterFlight needs every limit")
+	}
+	flight.RegisterFlightServiceServer(s, &frames{up: up, down: down, limits: limits, room: make(chan struct{}, limits.Streams)})
 }
 
+// frames embeds the generated server: Arrow's BaseFlightServer answers
+// Handshake.
 type frames struct {
-	flight.BaseFlightServer
+	wire.UnimplementedFlightServiceServer
 	up     Uploads
 	down   Downloads
 	limits FlightLimits
@@ -58,25 +66,35 @@ func (f *frames) admit(ctx context.Context) (leave func(), err error) {
 	case f.room <- struct{}{}:
 		return func() { <-f.room }, nil
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, fmt.Errorf("waiting to be served: %w: %w", context.Cause(ctx), errs.ErrCancelled)
+	}
+}
+
+// recovered turns a panic into an error. What panicked goes to the log without
+// its value, which may hold a peer's bytes.
+func recovered(ctx context.Context, err *error) {
+	if p := recover(); p != nil {
+		slog.ErrorContext(ctx, "panic in a Flight stream", "kind", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+		*err = fmt.Errorf("the stream panicked: %w", errs.ErrInternal)
 	}
 }
 
 // DoPut takes frames of one upload. Each message says the index of its first
 // frame; each is answered with the index of the first frame that is missing.
-func (f *frames) DoPut(stream flight.FlightService_DoPutServer) error {
+func (f *frames) DoPut(stream flight.FlightService_DoPutServer) (err error) {
+	defer recovered(stream.Context(), &err)
 	leave, err := f.admit(stream.Context())
 	if err != nil {
 		return err
 	}
 	defer leave()
-	in, err := newBatches(stream, 4*f.limits.MessageBytes)
+	in, err := newBatches(stream, f.limits.MessageBytes)
 	if err != nil {
 		return err
 	}
 	defer in.reader.Release()
 	d := in.checked.descriptor
-	if d == nil || d.Type != flight.DescriptorPATH || len(d.Path) != 1 || len(d.Path[0]) > 64 {
+	if d == nil || d.Type != flight.DescriptorPATH || len(d.Path) != 1 || d.Path[0] == "" || len(d.Path[0]) > maxName {
 		return fmt.Errorf("the first message does not name an upload: %w", errs.ErrArrow)
 	}
 	upload, err := f.up.Upload(stream.Context(), d.Path[0])
@@ -92,7 +110,7 @@ func (f *frames) DoPut(stream flight.FlightService_DoPutServer) error {
 			return fmt.Errorf("a batch that does not say where it belongs: %w", errs.ErrArrow)
 		}
 		first := binary.LittleEndian.Uint64(metadata)
-		if first > 1<<31 {
+		if first > maxIndex {
 			return fmt.Errorf("frame %d: %w", first, errs.ErrChunkOrder)
 		}
 		for i := range frames.Len() {
@@ -108,13 +126,14 @@ func (f *frames) DoPut(stream flight.FlightService_DoPutServer) error {
 }
 
 // DoGet sends the frames that a ticket asks for.
-func (f *frames) DoGet(t *flight.Ticket, stream flight.FlightService_DoGetServer) error {
+func (f *frames) DoGet(t *flight.Ticket, stream flight.FlightService_DoGetServer) (err error) {
+	defer recovered(stream.Context(), &err)
 	leave, err := f.admit(stream.Context())
 	if err != nil {
 		return err
 	}
 	defer leave()
-	out := newBatcher(stream, f.limits.BatchBytes, nil)
+	out := newBatcher(&sender{stream: stream}, f.limits.BatchBytes)
 	if err := f.down.Frames(stream.Context(), t.GetTicket(), out.add); err != nil {
 		return err
 	}

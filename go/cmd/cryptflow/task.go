@@ -1,0 +1,319 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cryptflow/cryptflow/go/client"
+	"github.com/cryptflow/cryptflow/go/config"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// admin opens the connections that a profile names.
+func admin(profile string) (*client.Admin, error) {
+	p, err := config.LoadProfile(profile)
+	if err != nil {
+		return nil, err
+	}
+	return client.AdminOf(p)
+}
+
+// withAdmin runs f with a connected admin.
+func withAdmin(c *cobra.Command, profile string, f func(context.Context, *client.Admin) error) error {
+	a, err := admin(profile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := untilSignal(c)
+	defer cancel()
+	return errors.Join(f(ctx, a), a.Close())
+}
+
+func taskCommand() *cobra.Command {
+	var profile string
+	t := &cobra.Command{Use: "task", Short: "Create, list, show, watch and abort tasks"}
+	t.PersistentFlags().StringVar(&profile, "profile", "", "profile of an admin (default: CRYPTFLOW_PROFILE)")
+	list := &cobra.Command{
+		Use: "list", Short: "List every task", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withAdmin(c, profile, func(ctx context.Context, a *client.Admin) error {
+				reply, err := a.Rounds.ListTasks(ctx, &pb.Empty{})
+				if err != nil {
+					return rpc.FromStatus(err, "aggregator")
+				}
+				return printTasks(c.OutOrStdout(), reply.Tasks)
+			})
+		},
+	}
+	show := &cobra.Command{
+		Use: "show NAME", Short: "Show a task as it was signed, and how it stands", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withAdmin(c, profile, func(ctx context.Context, a *client.Admin) error {
+				reply, err := a.Rounds.GetTask(ctx, &pb.TaskName{Name: args[0]})
+				if err != nil {
+					return rpc.FromStatus(err, "aggregator")
+				}
+				return printTask(c.OutOrStdout(), reply)
+			})
+		},
+	}
+	watch := &cobra.Command{
+		Use: "watch NAME", Short: "Follow a task's rounds until it ends", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withAdmin(c, profile, func(ctx context.Context, a *client.Admin) error {
+				return follow(ctx, c.OutOrStdout(), a, args[0])
+			})
+		},
+	}
+	var reason string
+	abort := &cobra.Command{
+		Use: "abort NAME", Short: "End a task; its open round is given up unless it was released", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withAdmin(c, profile, func(ctx context.Context, a *client.Admin) error {
+				reply, err := a.Rounds.AbortTask(ctx, &pb.AbortRequest{Name: args[0], Reason: reason})
+				if err != nil {
+					return rpc.FromStatus(err, "aggregator")
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], reply.Ended)
+				return nil
+			})
+		},
+	}
+	abort.Flags().StringVar(&reason, "reason", "", "why, for clients and the log")
+	t.AddCommand(taskCreate(&profile), list, show, watch, abort)
+	return t
+}
+
+func taskCreate(profile *string) *cobra.Command {
+	var q client.TaskRequest
+	var layout, model string
+	var members []string
+	var fraction float64
+	c := &cobra.Command{
+		Use: "create NAME", Short: "Create a task from a layout and a first model", Args: cobra.ExactArgs(1),
+		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\", \"range\"}; the first model\nis a file of little-endian float32 values in layout order (zeros when left out).\nFrom Python, cryptflow.create_task takes both from a model.",
+		Example: "  cryptflow task create digits --profile admin.toml --layout layout.json --model model.f32 --member client-0 --member client-1 --member client-2",
+		RunE: func(c *cobra.Command, args []string) error {
+			q.Name = args[0]
+			raw, err := os.ReadFile(layout)
+			if err != nil {
+				return fmt.Errorf("--layout: %v: %w", err, errs.ErrArgument)
+			}
+			d := json.NewDecoder(strings.NewReader(string(raw)))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&q.Layout); err != nil {
+				return fmt.Errorf("--layout: %v: %w", err, errs.ErrArgument)
+			}
+			for _, m := range members {
+				name, organisation, _ := strings.Cut(m, "@")
+				q.Members = append(q.Members, client.MemberSpec{Name: name, Organisation: organisation})
+			}
+			if c.Flags().Changed("fraction") {
+				q.Fraction = &fraction
+			}
+			values, err := client.ReadModel(model, q.Layout)
+			if err != nil {
+				return err
+			}
+			return withAdmin(c, *profile, func(ctx context.Context, a *client.Admin) error {
+				t, err := a.CreateTask(ctx, q, values)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "task %s %s\n  %d values in %d tensors, %s, %s, %d bits, %d to %d of %d clients, %d rounds\n", t.Name, task.DigestOf(t).Short(),
+					t.Layout.Values(), len(t.Layout), t.Mode, t.Preset, t.Bits, t.MinCohort, t.MaxClients, len(t.Members), t.Rounds)
+				return nil
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&layout, "layout", "layout.json", "JSON list of tensors")
+	f.StringVar(&model, "model", "", "file of float32 values")
+	f.StringArrayVar(&members, "member", nil, "enrolled client, NAME or NAME@ORGANISATION; repeat")
+	f.StringVar(&q.Mode, "mode", "sum-key", "sum-key or shared-key")
+	f.StringVar(&q.Preset, "preset", "", "parameters (default: the fewest bytes)")
+	f.Uint32Var(&q.Bits, "bits", 16, "bits of a value")
+	f.StringVar(&q.Rounding, "rounding", "stochastic", "stochastic or nearest")
+	f.Uint32Var(&q.WeightCap, "weight-cap", 1000, "largest num_examples of a client")
+	f.Uint32Var(&q.MaxClients, "max-clients", 0, "largest cohort (default: all members)")
+	f.Uint32Var(&q.MinCohort, "min-cohort", 0, "smallest cohort (default: the key service's floor)")
+	f.Float64Var(&fraction, "fraction", 0.8, "least fraction of the clients that deposited a key")
+	f.Uint32Var(&q.PerOrganisation, "per-organisation", 0, "most clients of one organisation in a cohort; 0: no cap")
+	f.Uint32Var(&q.Deadline, "deadline", 600, "seconds from a round's first commit")
+	f.Uint32Var(&q.Rounds, "rounds", 10, "rounds to publish")
+	return c
+}
+
+func standing(s *pb.TaskStatus) string {
+	if s.Ended != "" && task.State(s.Round.State).Final() || s.Ended != "" && s.Round.State == pb.RoundState_PUBLISHED {
+		return "ended: " + s.Ended
+	}
+	return fmt.Sprintf("round %d %s %d/%d", s.Round.Round, s.Round.State, s.Round.Committed, s.Round.Enrolled)
+}
+
+func printTasks(out io.Writer, tasks []*pb.TaskStatus) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "TASK\tMODE\tPRESET\tBITS\tVALUES\tCLIENTS\tROUNDS\tNOW")
+	for _, s := range tasks {
+		t, err := task.ParseTask(s.Task.GetObject())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d/%d\t%s\n", t.Name, t.Mode, t.Preset, t.Bits, t.Layout.Values(), len(t.Members), s.Published, t.Rounds, standing(s))
+	}
+	return w.Flush()
+}
+
+func printTask(out io.Writer, s *pb.TaskStatus) error {
+	t, err := task.ParseTask(s.Task.GetObject())
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("task", "%s", t.Name)
+	row("digest", "%s", task.DigestOf(t))
+	row("parameters", "%s, %s, %d bits, %s rounding", t.Mode, t.Preset, t.Bits, t.Rounding)
+	row("model", "%d values in %d tensors, first model %s", t.Layout.Values(), len(t.Layout), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
+	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
+	row("weight cap", "%d", t.WeightCap)
+	row("deadline", "%v after a round's first commit", time.Duration(t.Deadline)*time.Second)
+	row("rounds", "%d of %d published", s.Published, t.Rounds)
+	row("now", "%s", standing(s))
+	if s.Round.Reason != "" {
+		row("reason", "%s", s.Round.Reason)
+	}
+	row("aggregator key", "%s", t.Aggregator)
+	row("kms key", "%s", t.KMS)
+	names := make([]string, len(t.Members))
+	for i, m := range t.Members {
+		names[i] = m.Name
+	}
+	row("members", "%s", strings.Join(names, " "))
+	return w.Flush()
+}
+
+// follow prints a line for every change.
+func follow(ctx context.Context, out io.Writer, a *client.Admin, name string) error {
+	stream, err := a.Rounds.Watch(ctx, &pb.TaskName{Name: name})
+	if err != nil {
+		return rpc.FromStatus(err, "aggregator")
+	}
+	last := ""
+	for {
+		s, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) || ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return rpc.FromStatus(err, "aggregator")
+		}
+		line := standing(s)
+		if s.Round.Reason != "" {
+			line += ": " + s.Round.Reason
+		}
+		if line != last {
+			fmt.Fprintf(out, "%s  %s\n", time.Now().Format(time.TimeOnly), line)
+			last = line
+		}
+		if strings.HasPrefix(line, "ended") {
+			return nil
+		}
+	}
+}
+
+func doctorCommand() *cobra.Command {
+	var profile string
+	c := &cobra.Command{
+		Use: "doctor", Short: "Say what is wrong with a profile, an endpoint, the clock or a certificate", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := untilSignal(c)
+			defer cancel()
+			return doctor(ctx, c.OutOrStdout(), profile)
+		},
+	}
+	c.Flags().StringVar(&profile, "profile", "", "profile of a client or an admin (default: CRYPTFLOW_PROFILE)")
+	return c
+}
+
+// maxSkew is how far clocks may differ before certificates are at risk.
+const maxSkew = time.Minute
+
+// doctor checks one thing after the other and says what to do about each.
+func doctor(ctx context.Context, out io.Writer, profile string) error {
+	bad := 0
+	say := func(what string, err error, good string) bool {
+		if err != nil {
+			bad++
+			fmt.Fprintf(out, "✗ %-12s %v\n", what, err)
+			return false
+		}
+		fmt.Fprintf(out, "✓ %-12s %s\n", what, good)
+		return true
+	}
+	end := func() error {
+		if bad > 0 {
+			return fmt.Errorf("%d of the checks failed: %w", bad, errs.ErrConfig)
+		}
+		return nil
+	}
+	p, err := config.LoadProfile(profile)
+	if !say("profile", err, "read") {
+		return end()
+	}
+	creds, err := p.Credentials.Load(time.Now())
+	if !say("certificate", err, "valid") {
+		return end()
+	}
+	warning := creds.Warning(time.Now())
+	if warning != "" {
+		fmt.Fprintf(out, "! %-12s %s\n", "expiry", warning)
+	} else {
+		fmt.Fprintf(out, "✓ %-12s %s, until %s\n", "identity", creds.Self, creds.Expires.Format(time.DateOnly))
+	}
+	a, err := client.NewAdmin(p.Aggregator, p.KMS, creds, nil)
+	if !say("addresses", err, p.Aggregator+" and "+p.KMS) {
+		return end()
+	}
+	defer a.Close()
+	for _, s := range []struct {
+		name string
+		info func(context.Context) (*pb.ServiceInfo, error)
+	}{
+		{"aggregator", func(ctx context.Context) (*pb.ServiceInfo, error) { return a.Rounds.Info(ctx, &pb.Empty{}) }},
+		{"key service", func(ctx context.Context) (*pb.ServiceInfo, error) { return a.Keys.Info(ctx, &pb.Empty{}) }},
+	} {
+		limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+		info, err := s.info(limited)
+		cancel()
+		if !say(s.name, rpc.FromStatus(err, s.name), "answers, version "+info.GetVersion()) {
+			continue
+		}
+		if skew := client.Skew(info, time.Now()); skew > maxSkew || skew < -maxSkew {
+			say("clock", fmt.Errorf("the %s's clock is %v from this machine's; set one of them right: %w", s.name, skew.Round(time.Second), errs.ErrConfig), "")
+		}
+	}
+	if creds.Self.Role == identity.Client && p.Task != "" && bad == 0 {
+		x, err := client.Dial(ctx, p, "", 1)
+		if say("task", err, p.Task+" is signed by the trusted admin and enrols "+creds.Self.Name) {
+			err = x.Close()
+		}
+		if err != nil {
+			return errors.Join(err, end())
+		}
+	}
+	return end()
+}
