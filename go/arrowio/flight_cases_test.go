@@ -125,7 +125,7 @@ func body(data string, offsets ...int64) []byte {
 	for _, o := range offsets {
 		b = binary.LittleEndian.AppendUint64(b, uint64(o))
 	}
-	return append(append(b, make([]byte, 64-len(b))...), data...)
+	return append(append(b, make([]byte, max(0, 64-len(b)))...), data...)
 }
 
 type hostile struct {
@@ -189,10 +189,18 @@ func batchCases() []hostile {
 		"negative rows":                 func(c *claims) { c.rows, c.nodes[0][0] = -1, -1 },
 		"more rows than offsets":        func(c *claims) { c.rows, c.nodes[0][0] = 3, 3 },
 		"rows that overflow":            func(c *claims) { c.rows, c.nodes[0][0] = 1<<61, 1<<61 },
-		"rows over the limit":           func(c *claims) { c.rows, c.nodes[0][0] = maxRows+1, maxRows+1 },
 	} {
 		add(name, bytes, change)
 	}
+	var offsets []int64
+	for i := range int64(maxRows + 2) {
+		offsets = append(offsets, i)
+	}
+	add("rows over the limit", body(string(make([]byte, maxRows+1)), offsets...), func(c *claims) {
+		size := 8 * int64(len(offsets))
+		c.rows, c.nodes[0][0] = maxRows+1, maxRows+1
+		c.buffers[1], c.buffers[2] = [2]int64{0, size}, [2]int64{size, maxRows + 1}
+	})
 	for name, offsets := range map[string][]int64{
 		"offsets that descend":        {0, 6, 3},
 		"offsets past the data":       {0, 3, 7},
@@ -231,7 +239,7 @@ func schemaCases() []hostile {
 	add("field metadata", one(arrow.Field{Name: "frame", Type: binary, Metadata: arrow.NewMetadata([]string{"a"}, []string{"b"})}))
 	m := arrow.NewMetadata([]string{"a"}, []string{"b"})
 	add("metadata", foreign(arrow.NewSchema([]arrow.Field{field(binary)}, &m)))
-	add("big-endian", foreign(arrow.NewSchemaWithEndian([]arrow.Field{field(binary)}, nil, endian.BigEndian)))
+	add("big-endian", foreign(arrow.NewSchemaWithEndian([]arrow.Field{field(binary)}, nil, endian.BigEndian))[:1])
 	add("LZ4", foreign(frameSchema, ipc.WithLZ4()))
 	add("Zstandard", foreign(frameSchema, ipc.WithZstd()))
 	return out
