@@ -1,16 +1,48 @@
 """Encrypted federated averaging: the server adds updates that it cannot read.
 
-Raw operations on Arrow arrays live in :mod:`cryptflow.hazmat`, exceptions in
-:mod:`cryptflow.errors`. Importing this package loads no native code.
+:func:`connect` joins a task, :class:`LocalCluster` runs the services on this
+machine, :func:`create_task` makes a task. Adapters live in
+:mod:`cryptflow.torch`, raw operations on Arrow arrays in
+:mod:`cryptflow.hazmat`, exceptions in :mod:`cryptflow.errors`. Importing this
+package loads no native code.
 """
 
+import importlib
 import logging
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from cryptflow import errors
 
-__all__ = ["__version__", "errors"]
+if TYPE_CHECKING:
+    from cryptflow.client import Client, RoundReport, connect, create_task
+    from cryptflow.local import LocalCluster
+
+__all__ = [
+    "Client",
+    "LocalCluster",
+    "RoundReport",
+    "__version__",
+    "connect",
+    "create_task",
+    "errors",
+]
 
 __version__ = version("cryptflow")
 
+_LAZY = {
+    "Client": "cryptflow.client",
+    "LocalCluster": "cryptflow.local",
+    "RoundReport": "cryptflow.client",
+    "connect": "cryptflow.client",
+    "create_task": "cryptflow.client",
+}
+
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs numpy and Arrow on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -83,6 +83,7 @@ func kmsCommand() *cobra.Command {
 
 func upCommand() *cobra.Command {
 	var folder string
+	var attached bool
 	plan := service.Plan{}
 	c := &cobra.Command{
 		Use: "up", Short: "Run everything for one machine: aggregator, key service, certificates, profiles", Args: cobra.NoArgs,
@@ -98,6 +99,12 @@ func upCommand() *cobra.Command {
 			}
 			ctx, cancel := untilSignal(c)
 			defer cancel()
+			if attached {
+				go func() {
+					_, _ = io.Copy(io.Discard, os.Stdin) // returns when the parent is gone
+					cancel()
+				}()
+			}
 			return up(ctx, h, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
@@ -106,6 +113,7 @@ func upCommand() *cobra.Command {
 	c.Flags().Uint32Var(&plan.Floor, "floor", 3, "smallest cohort that the key service ever releases")
 	c.Flags().IntVar(&plan.Port, "port", 7443, "port of the aggregator, the key service has the next; 0: free ones")
 	c.Flags().StringVar(&plan.Log, "log", "info", "debug, info, warn or error")
+	c.Flags().BoolVar(&attached, "attached", false, "stop when standard input closes")
 	c.Flags().StringVar(&plan.Task, "task", "", "task that the clients' profiles name")
 	return c
 }

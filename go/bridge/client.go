@@ -1,0 +1,264 @@
+//go:build cgo
+
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/cryptflow/cryptflow/go/arrowio"
+	"github.com/cryptflow/cryptflow/go/client"
+	"github.com/cryptflow/cryptflow/go/config"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/rpc"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// connection is a connected client.
+type connection struct{ *client.Client }
+
+func (c *connection) close() { _ = c.Close() }
+
+// pending is a contribution that waits for its round, and the update that it
+// was made of.
+type pending struct {
+	mu     sync.Mutex
+	c      *client.Contribution
+	values *arrowio.Float32
+}
+
+func (p *pending) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.values != nil {
+		p.values.Release()
+		p.values = nil
+	}
+}
+
+// request is what any operation may need.
+type request struct {
+	Profile      string              `json:"profile"`
+	Task         string              `json:"task"`
+	Threads      int64               `json:"threads"`
+	Client       int64               `json:"client"`
+	Contribution int64               `json:"contribution"`
+	Examples     int64               `json:"examples"`
+	Create       *client.TaskRequest `json:"create"`
+	Reason       string              `json:"reason"`
+}
+
+func parse(text string) (*request, error) {
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	q := &request{}
+	if err := d.Decode(q); err != nil {
+		return nil, fmt.Errorf("request: %v: %w", err, errs.ErrArgument)
+	}
+	return q, nil
+}
+
+// Start begins an operation that takes no array: connect, model, collect,
+// audit, list, abort. It returns the operation's handle.
+func Start(kind, text string) (int64, error) {
+	return guard(func() (int64, error) {
+		q, err := parse(text)
+		if err != nil {
+			return 0, err
+		}
+		work := map[string]func(context.Context, *op) (any, error){
+			"connect": q.connect, "model": q.model, "collect": q.collect,
+			"audit": q.audit, "list": q.list, "abort": q.abort,
+		}[kind]
+		if work == nil {
+			return 0, fmt.Errorf("no operation %q: %w", kind, errs.ErrArgument)
+		}
+		return begin(work), nil
+	})
+}
+
+// StartWith begins an operation on a float32 array: contribute, create. The
+// array is read in place until the operation's result is closed.
+func StartWith(kind, text string, inArr, inSch uintptr) (int64, error) {
+	return guard(func() (int64, error) {
+		q, err := parse(text)
+		if err != nil {
+			return 0, err
+		}
+		in, err := arrowio.ImportFloat32(inArr, inSch)
+		if err != nil {
+			return 0, err
+		}
+		switch kind {
+		case "contribute":
+			return begin(func(ctx context.Context, o *op) (any, error) { return q.contribute(ctx, o, in) }), nil
+		case "create":
+			return begin(func(ctx context.Context, _ *op) (any, error) { return q.create(ctx, in) }), nil
+		}
+		in.Release()
+		return 0, fmt.Errorf("no operation %q: %w", kind, errs.ErrArgument)
+	})
+}
+
+func (q *request) connect(ctx context.Context, _ *op) (any, error) {
+	p, err := config.LoadProfile(q.Profile)
+	if err != nil {
+		return nil, err
+	}
+	x, err := client.Dial(ctx, p, q.Task, threads(q.Threads))
+	if err != nil {
+		return nil, err
+	}
+	described, err := x.Describe()
+	if err != nil {
+		return nil, errors.Join(err, x.Close())
+	}
+	return map[string]any{"client": store(&connection{x}), "task": json.RawMessage(described)}, nil
+}
+
+func (q *request) model(ctx context.Context, o *op) (any, error) {
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		return nil, err
+	}
+	array, values := arrowio.NewFloat32(int(x.Task().Layout.Values()))
+	found, err := x.InitialModel(ctx, values)
+	if err != nil || !found {
+		array.Release()
+		return found, err
+	}
+	o.mu.Lock()
+	o.array = array
+	o.mu.Unlock()
+	return true, nil
+}
+
+func (q *request) contribute(ctx context.Context, o *op, in *arrowio.Float32) (any, error) {
+	p := &pending{values: in}
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	round, err := x.Open(ctx)
+	if err == nil {
+		p.c, err = x.Contribute(ctx, round, in.Float32Values(), q.Examples, o.report)
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return map[string]any{"contribution": store(p), "round": round.Spec.Round}, nil
+}
+
+func (q *request) collect(ctx context.Context, o *op) (any, error) {
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		return nil, err
+	}
+	p, err := lookup[*pending](q.Contribution)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.values == nil {
+		return nil, fmt.Errorf("the contribution is closed: %w", errs.ErrBadHandle)
+	}
+	array, out := arrowio.NewFloat32(int(x.Task().Layout.Values()))
+	report, err := x.Collect(ctx, p.c, out, o.report)
+	if err != nil {
+		array.Release()
+		return nil, err
+	}
+	o.mu.Lock()
+	o.array = array
+	o.mu.Unlock()
+	return report, nil
+}
+
+// withAdmin runs f with the admin of the request's profile.
+func (q *request) withAdmin(f func(*client.Admin) (any, error)) (any, error) {
+	p, err := config.LoadProfile(q.Profile)
+	if err != nil {
+		return nil, err
+	}
+	a, err := client.AdminOf(p)
+	if err != nil {
+		return nil, err
+	}
+	out, err := f(a)
+	return out, errors.Join(err, a.Close())
+}
+
+func (q *request) create(ctx context.Context, in *arrowio.Float32) (any, error) {
+	defer in.Release()
+	if q.Create == nil {
+		return nil, fmt.Errorf("create is missing: %w", errs.ErrArgument)
+	}
+	return q.withAdmin(func(a *client.Admin) (any, error) {
+		t, err := a.CreateTask(ctx, *q.Create, in.Float32Values())
+		if err != nil {
+			return nil, err
+		}
+		return map[string]any{"task": t.Name, "digest": task.DigestOf(t).String(), "preset": t.Preset, "mode": t.Mode.String(), "bits": t.Bits}, nil
+	})
+}
+
+func (q *request) audit(ctx context.Context, _ *op) (any, error) {
+	return q.withAdmin(func(a *client.Admin) (any, error) {
+		l, err := a.Audit(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return map[string]any{
+			"name": l.Name, "key": l.Key.String(), "checkpoint": l.Checkpoint, "entries": len(l.Records),
+			"records": json.RawMessage("[" + string(bytes.Join(l.Records, []byte(","))) + "]"),
+		}, nil
+	})
+}
+
+func (q *request) list(ctx context.Context, _ *op) (any, error) {
+	return q.withAdmin(func(a *client.Admin) (any, error) {
+		reply, err := a.Rounds.ListTasks(ctx, &pb.Empty{})
+		if err != nil {
+			return nil, rpc.FromStatus(err, "aggregator")
+		}
+		out := []map[string]any{}
+		for _, s := range reply.Tasks {
+			t, err := task.ParseTask(s.Task.GetObject())
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, standing(t, s))
+		}
+		return out, nil
+	})
+}
+
+func (q *request) abort(ctx context.Context, _ *op) (any, error) {
+	return q.withAdmin(func(a *client.Admin) (any, error) {
+		s, err := a.Rounds.AbortTask(ctx, &pb.AbortRequest{Name: q.Task, Reason: q.Reason})
+		if err != nil {
+			return nil, rpc.FromStatus(err, "aggregator")
+		}
+		t, err := task.ParseTask(s.Task.GetObject())
+		if err != nil {
+			return nil, err
+		}
+		return standing(t, s), nil
+	})
+}
+
+func standing(t *task.Task, s *pb.TaskStatus) map[string]any {
+	return map[string]any{
+		"task": t.Name, "published": s.Published, "rounds": t.Rounds, "ended": s.Ended, "round": s.Round.GetRound(),
+		"state": s.Round.GetState().String(), "committed": s.Round.GetCommitted(), "members": len(t.Members),
+	}
+}

@@ -1,0 +1,550 @@
+"""A client of a task, and what it reports of a round.
+
+:func:`connect` reads a profile and returns a :class:`Client`; its
+:meth:`Client.average` encrypts an update, uploads it, waits for the cohort,
+and returns the decrypted mean. Adapters for frameworks are built on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cryptflow._native import Handle, call, receive, send, threads
+from cryptflow._progress import Bars, Observer
+from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.session import Layout, Tensor, Weights
+
+__all__ = ["Client", "Contribution", "RoundReport", "connect", "create_task"]
+
+Flat = npt.NDArray[np.float32]
+Path = str | PathLike[str]
+
+_log = logging.getLogger(__name__)
+
+#: Parts of a round's work, in order.
+PHASES = ("encrypt", "upload", "wait", "download", "decrypt")
+
+#: Milliseconds that one look at a running operation takes.
+_POLL = 50
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a round gave and what it cost this client.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    round : int
+        Number of the round, from 0.
+    mode, preset : str
+        Key mode and parameters.
+    bits : int
+        Bits of a value.
+    cohort : int
+        Clients in the mean.
+    clients : tuple of str
+        Their names.
+    weight : int
+        This client's weight, as used.
+    weight_sum : int
+        The cohort's.
+    values : int
+        Values of the update.
+    clipped : dict of str to int
+        This client's values outside their range, by tensor; none when empty.
+    clipped_total : int
+        The cohort's.
+    seconds : dict of str to float
+        encrypt, upload, wait, download, decrypt. Encryption and upload
+        overlap: upload is the time that encryption waited for the network.
+    bytes_up, bytes_down : int
+        Bytes of all messages of the round, without HTTP/2's and TLS's own.
+    stated_bound : float
+        Largest error of a mean value from encoding, before rounding to
+        float32, for values within the largest range.
+    bounds : dict of str to float
+        The same, by tensor.
+    result_digest, spec_digest : str
+        Hexadecimal digests of the published result and the round.
+    checkpoint : str
+        The key service's signed audit checkpoint, verified.
+    attempts : int
+        Rounds tried; all but the last were aborted.
+    """
+
+    task: str
+    round: int
+    mode: str
+    preset: str
+    bits: int
+    cohort: int
+    clients: tuple[str, ...]
+    weight: int
+    weight_sum: int
+    values: int
+    clipped: dict[str, int]
+    clipped_total: int
+    seconds: dict[str, float]
+    bytes_up: int
+    bytes_down: int
+    stated_bound: float
+    bounds: dict[str, float]
+    result_digest: str
+    spec_digest: str
+    checkpoint: str
+    attempts: int = 1
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        parts = [f"{name} {s:.2f} s" for name, s in self.seconds.items()]
+        clipped = f", {sum(self.clipped.values())} clipped" if self.clipped else ""
+        return (
+            f"round {self.round} of {self.task}: {self.cohort} clients, "
+            f"weight {self.weight} of {self.weight_sum}, "
+            f"up {_size(self.bytes_up)}, down {_size(self.bytes_down)} "
+            f"(float32: {_size(4 * self.values)}), {', '.join(parts)}, "
+            f"error ≤ {self.stated_bound:.1e}{clipped}"
+        )
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"
+
+
+def _report(answer: Mapping[str, Any]) -> RoundReport:
+    known = {f.name for f in fields(RoundReport)}
+    values = {k: v for k, v in answer.items() if k in known}
+    values["clients"] = tuple(values["clients"])
+    values["seconds"] = {p: values["seconds"].get(p, 0.0) for p in PHASES}
+    return RoundReport(**values)
+
+
+class Operation:
+    """Work in Go's background that Python polls, so that Ctrl-C is answered."""
+
+    def __init__(self, kind: str, array: Any = None, **request: Any) -> None:
+        text = json.dumps(request)
+        if array is None:
+            self._handle = Handle(call("Start", kind, text))
+        else:
+            self._handle = Handle(send("StartWith", kind, text, array=array))
+
+    def run(self, observe: Observer | None = None) -> Any:
+        """Wait for the end; return the operation's value."""
+        try:
+            while True:
+                answer = json.loads(call("OpPoll", self._handle.number, _POLL))
+                if observe is not None:
+                    for phase, (done, total) in answer["progress"].items():
+                        observe(phase, done, total)
+                if answer["done"]:
+                    return answer.get("value")
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self) -> Flat:
+        """Return the operation's array."""
+        array = receive("OpTake", self._handle.number)[1]
+        values: Flat = array.to_numpy(zero_copy_only=True)
+        return values
+
+    def close(self) -> None:
+        """End the operation if it runs, and drop it."""
+        self._handle.close()
+
+
+def run(kind: str, array: Any = None, **request: Any) -> Any:
+    """Run an operation that gives no array and return its value."""
+    operation = Operation(kind, array, **request)
+    try:
+        return operation.run()
+    finally:
+        operation.close()
+
+
+class Contribution:
+    """An update that the aggregator has, waiting for its round."""
+
+    def __init__(self, number: int, round_number: int) -> None:
+        self._handle = Handle(number)
+        self.round = round_number
+
+    def __repr__(self) -> str:
+        return f"Contribution(round={self.round})"
+
+
+class Client:
+    """A connected member of a task; :func:`connect` makes it.
+
+    A context manager. One round at a time: it may be used from one thread.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        task: str | None,
+        progress: bool | None,
+        on_phase: Observer | None,
+    ) -> None:
+        answer = run("connect", profile=profile, task=task or "", threads=threads())
+        self._handle = Handle(answer["client"])
+        self.info: dict[str, Any] = answer["task"]
+        self._layout = [
+            Tensor(t["name"], tuple(t["shape"])) for t in self.info["layout"]
+        ]
+        self._progress, self._on_phase = progress, on_phase
+        self._waiting: Contribution | None = None
+
+    def __repr__(self) -> str:
+        i = self.info
+        return (
+            f"Client({i['client']} in {i['task']}: {i['mode']}, {i['preset']}, "
+            f"{i['bits']} bits, {i['values']} values, {i['members']} clients)"
+        )
+
+    @property
+    def name(self) -> str:
+        """Name in this client's certificate."""
+        return str(self.info["client"])
+
+    @property
+    def layout(self) -> Layout:
+        """The task's tensors, in the order in which values travel."""
+        return self._layout
+
+    def initial_model(self) -> Flat | None:
+        """Return the task's first model, verified against the signed task.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            float32, shape (values,); None when clients bring their own.
+        """
+        operation = Operation("model", client=self._handle.number)
+        try:
+            return operation.take() if operation.run() else None
+        finally:
+            operation.close()
+
+    def contribute(self, update: Flat, num_examples: int) -> Contribution:
+        """Encrypt an update, upload it and deposit its key.
+
+        Waits until the round that follows the last one is open. When this
+        returns, the aggregator has signed that it holds the contribution.
+
+        Parameters
+        ----------
+        update : numpy.ndarray
+            float32, shape (values,), in layout order: what local training
+            changed. It must not change until :meth:`collect` has returned.
+        num_examples : int
+            Its weight in the mean, 1 to the task's cap.
+
+        Raises
+        ------
+        cryptflow.errors.InputError
+            NaN or infinity (the error names the tensor), wrong type, shape or
+            weight.
+        cryptflow.errors.RoundError
+            The round was sealed without this client, this client holds another
+            model than the round's, or the task has ended.
+        """
+        from cryptflow.hazmat import _float32, _integer
+
+        examples = _integer("num_examples", num_examples)
+        array = _float32(update, self.info["values"])
+        with self._bars() as observe:
+            operation = Operation(
+                "contribute", array, client=self._handle.number, examples=examples
+            )
+            try:
+                answer = operation.run(observe)
+            finally:
+                operation.close()
+        self._waiting = Contribution(answer["contribution"], answer["round"])
+        return self._waiting
+
+    def collect(
+        self, contribution: Contribution | None = None
+    ) -> tuple[Flat, RoundReport]:
+        """Wait for the round of a contribution and open its mean.
+
+        Returns
+        -------
+        mean : numpy.ndarray
+            float32, shape (values,): Σ wᵢ·xᵢ / Σ wᵢ over the cohort. Every
+            client of the cohort gets the same bits.
+        report : RoundReport
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            The round was aborted (code CF_ROUND_ABORTED, verified against the
+            key service's signature: the update may be contributed again), or
+            was sealed without this client.
+        cryptflow.errors.CorruptError
+            A signature, proof, root or the decryption itself does not verify.
+        """
+        contribution = contribution or self._waiting
+        if contribution is None:
+            error = RoundError("nothing was contributed")
+            error.code = "CF_STATE"
+            raise error
+        with self._bars() as observe:
+            operation = Operation(
+                "collect",
+                client=self._handle.number,
+                contribution=contribution._handle.number,
+            )
+            try:
+                report = _report(operation.run(observe))
+                mean = operation.take()
+            finally:
+                operation.close()
+        contribution._handle.close()
+        self._waiting = None
+        return mean, report
+
+    def average(self, update: Flat, num_examples: int) -> tuple[Flat, RoundReport]:
+        """Contribute and collect.
+
+        When the key service aborted the round (too few clients at the
+        deadline), the same update goes into the next one.
+        """
+        attempts = 1
+        while True:
+            try:
+                mean, report = self.collect(self.contribute(update, num_examples))
+                break
+            except RoundError as error:
+                if error.code != "CF_ROUND_ABORTED":
+                    raise
+                _log.warning("%s; trying the next round", error)
+                attempts += 1
+        values = {f.name: getattr(report, f.name) for f in fields(report)}
+        return mean, RoundReport(**{**values, "attempts": attempts})
+
+    def _bars(self) -> Bars:
+        return Bars(self._progress, self._on_phase)
+
+    def close(self) -> None:
+        """End the connections."""
+        self._handle.close()
+
+    def __enter__(self) -> Client:
+        """Return the client."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the connections."""
+        self.close()
+
+
+def connect(
+    profile: Path | None = None,
+    *,
+    task: str | None = None,
+    progress: bool | None = None,
+    on_phase: Callable[[str, int, int], None] | None = None,
+) -> Client:
+    """Connect to a task as a profile says.
+
+    Parameters
+    ----------
+    profile : path, optional
+        Profile file, as ``cryptflow up`` writes them; when missing, the file
+        that CRYPTFLOW_PROFILE names. CRYPTFLOW_AGGREGATOR, _KMS, _TASK,
+        _CERTIFICATE, _KEY, _AUTHORITY and _ADMIN_KEY override what it says.
+    task : str, optional
+        Name of the task, when the profile names none or another.
+    progress : bool, optional
+        Show progress bars; when missing, if standard error is a terminal and
+        tqdm is installed.
+    on_phase : callable, optional
+        Called often as ``on_phase(phase, done, total)`` while a round runs.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        The profile or the environment is wrong.
+    cryptflow.errors.UnavailableError
+        A service cannot be reached.
+    cryptflow.errors.AccessError
+        The certificate is not accepted, or not enrolled in the task.
+    cryptflow.errors.CorruptError
+        The task is not signed by the admin that the profile trusts.
+    """
+    path = "" if profile is None else fspath(profile)
+    return Client(path, task, progress, on_phase)
+
+
+Model = Weights | Mapping[str, Any] | tuple[Layout, Any] | Any
+
+
+def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
+    """Return layout and flat values of a model in any accepted form."""
+    if isinstance(model, tuple) and len(model) == 2:
+        layout = [
+            t if isinstance(t, Tensor) else Tensor(t[0], tuple(t[1])) for t in model[0]
+        ]
+        return layout, np.ascontiguousarray(model[1], np.float32).reshape(-1)
+    if hasattr(model, "layout") and hasattr(model, "read"):
+        weights: Any = model
+        layout = list(weights.layout)
+        values = np.empty(sum(t.count for t in layout), np.float32)
+        weights.read(values)
+        return layout, values
+    if hasattr(model, "state_dict"):
+        from cryptflow.torch import ModuleWeights
+
+        return layout_of(ModuleWeights(model))
+    if isinstance(model, Mapping):
+        arrays = {name: np.asarray(a, np.float32) for name, a in model.items()}
+        layout = [Tensor(name, tuple(a.shape)) for name, a in arrays.items()]
+        parts = [a.reshape(-1) for a in arrays.values()] or [np.empty(0, np.float32)]
+        return layout, np.concatenate(parts)
+    error = LayoutError(
+        f"a {type(model).__name__} is not a model: pass a torch module, a mapping of "
+        "names to arrays, or (layout, values)"
+    )
+    error.code = "CF_LAYOUT_MISMATCH"
+    raise error
+
+
+def _range(name: str, value_range: float | Mapping[str, float]) -> float:
+    if not isinstance(value_range, Mapping):
+        return float(value_range)
+    for pattern, r in value_range.items():
+        if fnmatchcase(name, pattern):
+            return float(r)
+    return 1.0
+
+
+def create_task(
+    name: str,
+    model: Model,
+    *,
+    clients: Sequence[str],
+    profile: Path | None = None,
+    rounds: int = 10,
+    mode: str = "sum-key",
+    bits: int = 16,
+    preset: str | None = None,
+    rounding: str = "stochastic",
+    weight_cap: int = 1000,
+    value_range: float | Mapping[str, float] = 1.0,
+    min_cohort: int | None = None,
+    max_clients: int | None = None,
+    fraction: float = 0.8,
+    per_organisation: int = 0,
+    deadline: int = 600,
+) -> dict[str, Any]:
+    """Create a task, as an admin.
+
+    Parameters
+    ----------
+    name : str
+        a-z, 0-9, dot, dash, underscore.
+    model : torch module, mapping, Weights or (layout, values)
+        The first model: names, shapes and values of what travels.
+    clients : sequence of str
+        Enrolled names, each "NAME" or "NAME@ORGANISATION".
+    profile : path, optional
+        Profile of an admin; CRYPTFLOW_PROFILE when missing.
+    rounds : int
+        Rounds to publish.
+    mode : {"sum-key", "shared-key"}
+        Key mode; see THREAT_MODEL.md before choosing the second.
+    bits : int
+        Bits of a value, 2 to 24.
+    preset : str, optional
+        Parameters; when missing, those with the fewest bytes.
+    rounding : {"stochastic", "nearest"}
+        Rounding to `bits` bits.
+    weight_cap : int
+        Largest num_examples of one client. Weights are precise to
+        1/weight_cap: choose it near the largest client's number.
+    value_range : float or mapping
+        Largest magnitude of an update's values that travels unclipped; a
+        mapping gives one by glob pattern of tensor names (1.0 otherwise).
+    min_cohort, max_clients : int, optional
+        Sizes of a cohort; the key service's floor and all clients.
+    fraction : float
+        Least fraction of the clients that deposited a key.
+    per_organisation : int
+        Most clients of one organisation in a cohort; 0 for no cap.
+    deadline : int
+        Seconds from a round's first commit.
+
+    Returns
+    -------
+    dict
+        task, digest, preset, mode and bits as accepted.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        Something is out of its limits; the text says what.
+    cryptflow.errors.RoundError
+        Another task has the name (CF_TASK_EXISTS).
+    """
+    layout, values = layout_of(model)
+    for what, number in (
+        ("rounds", rounds),
+        ("bits", bits),
+        ("weight_cap", weight_cap),
+        ("deadline", deadline),
+        ("min_cohort", min_cohort),
+        ("max_clients", max_clients),
+    ):
+        if number is not None and not 0 < number < 1 << 32:
+            error = InputError(f"{what} is {number}; it is a positive integer")
+            error.code = "CF_ARGUMENT"
+            raise error
+    if values.size == 0:
+        error = LayoutError("the model has no values that travel")
+        error.code = "CF_LAYOUT_MISMATCH"
+        raise error
+    members = [c.partition("@") for c in clients]
+    request = {
+        "name": name,
+        "mode": mode,
+        "preset": preset or "",
+        "bits": bits,
+        "rounding": rounding,
+        "layout": [
+            {"name": t.name, "shape": t.shape, "range": _range(t.name, value_range)}
+            for t in layout
+        ],
+        "weight_cap": weight_cap,
+        "members": [{"name": n, "organisation": o} for n, _, o in members],
+        "max_clients": max_clients or 0,
+        "min_cohort": min_cohort or 0,
+        "fraction": fraction,
+        "per_organisation": per_organisation,
+        "deadline": deadline,
+        "rounds": rounds,
+    }
+    import pyarrow as pa
+
+    path = "" if profile is None else fspath(profile)
+    answer: dict[str, Any] = run(
+        "create", pa.array(values), profile=path, create=request
+    )
+    return answer
