@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors bench fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo bench fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-python: build ## tests of the Python package, as installed
 
 test-vectors: build ## verify testdata/vectors with code that shares nothing with ours
 	$(BIN)/python testdata/verify.py
+
+demo: build ## five processes agree on a model that no server sees: build/demo/
+	$(BIN)/python examples/demo/run.py $(DEMO)
 
 bench: build ## measure the core beside its peers into benchmarks/results/core.json
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'
