@@ -188,6 +188,9 @@ func (s *Service) AwaitRound(ctx context.Context, in *pb.AwaitRequest) (*pb.Roun
 		if x.State >= in.State && x.State != pb.RoundState_ROUND_STATE_UNSPECIFIED {
 			return x, nil
 		}
+		if in.Live && x.Committed != in.Seen {
+			return x, nil
+		}
 		select {
 		case <-ctx.Done():
 			return x, nil

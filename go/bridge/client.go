@@ -45,6 +45,7 @@ func (p *pending) close() {
 // request is what any operation may need.
 type request struct {
 	Profile      string              `json:"profile"`
+	Environment  map[string]string   `json:"environment"`
 	Task         string              `json:"task"`
 	Threads      int64               `json:"threads"`
 	Client       int64               `json:"client"`
@@ -52,6 +53,14 @@ type request struct {
 	Examples     int64               `json:"examples"`
 	Create       *client.TaskRequest `json:"create"`
 	Reason       string              `json:"reason"`
+}
+
+// load reads the request's profile with Python's environment.
+func (q *request) load() (*config.Profile, error) {
+	return config.LoadProfileFrom(q.Profile, func(name string) (string, bool) {
+		v, ok := q.Environment[name]
+		return v, ok
+	})
 }
 
 func parse(text string) (*request, error) {
@@ -107,7 +116,7 @@ func StartWith(kind, text string, inArr, inSch uintptr) (int64, error) {
 }
 
 func (q *request) connect(ctx context.Context, _ *op) (any, error) {
-	p, err := config.LoadProfile(q.Profile)
+	p, err := q.load()
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +194,7 @@ func (q *request) collect(ctx context.Context, o *op) (any, error) {
 
 // withAdmin runs f with the admin of the request's profile.
 func (q *request) withAdmin(f func(*client.Admin) (any, error)) (any, error) {
-	p, err := config.LoadProfile(q.Profile)
+	p, err := q.load()
 	if err != nil {
 		return nil, err
 	}

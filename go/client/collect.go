@@ -90,9 +90,10 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 
 // await returns when the round is published.
 func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) error {
-	moved := time.Now()
+	moved, seen := time.Now(), uint32(0)
+	progress(Wait, 0, int64(len(x.task.Members)))
 	for {
-		status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll})
+		status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll, Live: true, Seen: seen})
 		if err != nil {
 			err = rpc.FromStatus(err, "aggregator")
 			if ctx.Err() != nil {
@@ -112,7 +113,7 @@ func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) 
 			}
 			continue
 		}
-		moved = time.Now()
+		moved, seen = time.Now(), status.Committed
 		progress(Wait, int64(status.Committed), int64(status.Enrolled))
 		switch status.State {
 		case pb.RoundState_PUBLISHED:

@@ -153,9 +153,13 @@ func ParseKey(text string) (k task.Key, err error) {
 // LoadProfile reads a profile from a file, from CRYPTFLOW_PROFILE when path is
 // empty, and then lets CRYPTFLOW_AGGREGATOR, _KMS, _TASK, _CERTIFICATE, _KEY,
 // _AUTHORITY, _ADMIN_KEY and _SIGNING_KEY override it.
-func LoadProfile(path string) (*Profile, error) {
+func LoadProfile(path string) (*Profile, error) { return LoadProfileFrom(path, os.LookupEnv) }
+
+// LoadProfileFrom is LoadProfile with another way to look up variables: Go in
+// a Python process does not see what Python changes in its environment.
+func LoadProfileFrom(path string, lookup func(name string) (string, bool)) (*Profile, error) {
 	if path == "" {
-		path = os.Getenv("CRYPTFLOW_PROFILE")
+		path, _ = lookup("CRYPTFLOW_PROFILE")
 	}
 	p := &Profile{}
 	if path != "" {
@@ -165,7 +169,7 @@ func LoadProfile(path string) (*Profile, error) {
 	}
 	any := path != ""
 	each(reflect.ValueOf(p).Elem(), func(key string, v reflect.Value) {
-		if text, ok := os.LookupEnv("CRYPTFLOW_" + strings.ToUpper(key)); ok && v.Kind() == reflect.String {
+		if text, ok := lookup("CRYPTFLOW_" + strings.ToUpper(key)); ok && v.Kind() == reflect.String {
 			v.SetString(text)
 			any = true
 		}

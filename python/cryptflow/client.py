@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -138,6 +139,9 @@ class Operation:
     """Work in Go's background that Python polls, so that Ctrl-C is answered."""
 
     def __init__(self, kind: str, array: Any = None, **request: Any) -> None:
+        if "profile" in request:
+            names = [n for n in os.environ if n.startswith("CRYPTFLOW_")]
+            request["environment"] = {n: os.environ[n] for n in names}
         text = json.dumps(request)
         if array is None:
             self._handle = Handle(call("Start", kind, text))

@@ -65,9 +65,7 @@ class LocalCluster:
     @property
     def profiles(self) -> list[Path]:
         """Profile of each client."""
-        return [
-            self.folder / "profiles" / f"client-{i}.toml" for i in range(self.size)
-        ]
+        return [self.folder / "profiles" / f"client-{i}.toml" for i in range(self.size)]
 
     @property
     def admin_profile(self) -> Path:

@@ -685,6 +685,8 @@ type AwaitRequest struct {
 	Latest        bool                   `protobuf:"varint,3,opt,name=latest,proto3" json:"latest,omitempty"`                            // the latest round instead
 	State         RoundState             `protobuf:"varint,4,opt,name=state,proto3,enum=cryptflow.v1.RoundState" json:"state,omitempty"` // answer once the round is at least here
 	Seconds       uint32                 `protobuf:"varint,5,opt,name=seconds,proto3" json:"seconds,omitempty"`                          // at most
+	Live          bool                   `protobuf:"varint,6,opt,name=live,proto3" json:"live,omitempty"`                                // answer also when the number that committed differs
+	Seen          uint32                 `protobuf:"varint,7,opt,name=seen,proto3" json:"seen,omitempty"`                                // from this
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +752,20 @@ func (x *AwaitRequest) GetState() RoundState {
 func (x *AwaitRequest) GetSeconds() uint32 {
 	if x != nil {
 		return x.Seconds
+	}
+	return 0
+}
+
+func (x *AwaitRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *AwaitRequest) GetSeen() uint32 {
+	if x != nil {
+		return x.Seen
 	}
 	return 0
 }
@@ -1745,13 +1761,15 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"7\n" +
 	"\tModelPart\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x16\n" +
-	"\x06values\x18\x02 \x01(\fR\x06values\"\x9a\x01\n" +
+	"\x06values\x18\x02 \x01(\fR\x06values\"\xc2\x01\n" +
 	"\fAwaitRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\rR\x05round\x12\x16\n" +
 	"\x06latest\x18\x03 \x01(\bR\x06latest\x12.\n" +
 	"\x05state\x18\x04 \x01(\x0e2\x18.cryptflow.v1.RoundStateR\x05state\x12\x18\n" +
-	"\aseconds\x18\x05 \x01(\rR\aseconds\"8\n" +
+	"\aseconds\x18\x05 \x01(\rR\aseconds\x12\x12\n" +
+	"\x04live\x18\x06 \x01(\bR\x04live\x12\x12\n" +
+	"\x04seen\x18\a \x01(\rR\x04seen\"8\n" +
 	"\fBeginRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x14\n" +
 	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"V\n" +
