@@ -75,6 +75,9 @@ func TestOnlyOneRoomImportsEachLibrary(t *testing.T) {
 			if within(path, arrow) && !within(room, "arrowio") {
 				t.Errorf("%s imports %s; only arrowio may", room, path)
 			}
+			if (within(path, "modernc.org/sqlite") || path == "database/sql") && room != "storage/sqlite" {
+				t.Errorf("%s imports %s; only its driver may", room, path)
+			}
 		}
 	}
 	for room, allowed := range map[string][]string{

@@ -417,7 +417,8 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
     if hasattr(model, "state_dict"):
         from cryptflow.torch import ModuleWeights
 
-        return layout_of(ModuleWeights(model))
+        module: Any = model
+        return layout_of(ModuleWeights(module))
     if isinstance(model, Mapping):
         arrays = {name: np.asarray(a, np.float32) for name, a in model.items()}
         layout = [Tensor(name, tuple(a.shape)) for name, a in arrays.items()]

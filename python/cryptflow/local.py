@@ -179,7 +179,8 @@ class LocalCluster:
 
     def __repr__(self) -> str:
         state = "running" if self._process else "stopped"
-        return f"LocalCluster({self.size} clients, {state}, {json.dumps(str(self.folder))})"
+        folder = json.dumps(str(self.folder))
+        return f"LocalCluster({self.size} clients, {state}, {folder})"
 
     def __enter__(self) -> LocalCluster:
         """Start the services."""
