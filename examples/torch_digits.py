@@ -1,5 +1,7 @@
 """One client of a federation: a torch loop with three lines of CryptFlow.
 
+The services and three clients on one machine:
+
     cryptflow up --clients 3 &                  # on the machine of the services
     python examples/torch_digits.py --create cryptflow-data/profiles/admin.toml
     for i in 0 1 2; do

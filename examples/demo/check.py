@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -14,9 +15,14 @@ WINDOW = 64
 
 
 def mean_error(
-    updates: Sequence[np.ndarray], weights: Sequence[int], mean: np.ndarray
+    updates: Sequence[np.ndarray],
+    weights: Sequence[int],
+    mean: np.ndarray,
+    limit: float = np.inf,
 ) -> tuple[float, float]:
     """Compare a decrypted mean with float64 arithmetic.
+
+    Values beyond `limit` are clipped before encryption, and here too.
 
     Returns
     -------
@@ -27,7 +33,7 @@ def mean_error(
     """
     total = np.zeros(mean.shape, np.float64)
     for update, weight in zip(updates, weights, strict=True):
-        total += update.astype(np.float64) * weight
+        total += np.clip(update.astype(np.float64), -limit, limit) * weight
     want = total / sum(weights)
     rounding = float(np.spacing(np.abs(mean)).max()) / 2
     return float(np.abs(mean.astype(np.float64) - want).max()), rounding
@@ -44,7 +50,8 @@ def windows(update: np.ndarray, count: int = 64) -> list[bytes]:
 def holds(folder: Path, pieces: Sequence[bytes]) -> list[Path]:
     """Return the files of a folder in which any of the pieces occurs."""
     hits = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    for path in sorted(paths):
         try:
             content = path.read_bytes()
         except FileNotFoundError:  # dropped meanwhile
@@ -62,7 +69,7 @@ class Disk:
     """
 
     def __init__(self, source: Path, copies: Path) -> None:
-        self._source = source / "data" / "segments" / "blobs" / "contributions"
+        self.source = source / "data" / "segments" / "blobs" / "contributions"
         self.folder = copies
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -71,21 +78,25 @@ class Disk:
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
-        for path in self._source.rglob("*"):
-            copy = self.folder / "-".join(path.relative_to(self._source).parts)
-            try:
-                if path.is_file() and not copy.exists():
-                    shutil.copyfile(path, copy)
-            except FileNotFoundError:
-                copy.unlink(missing_ok=True)
+    def look(self) -> None:
+        """Copy what is new."""
+        # Unlike rglob, walk passes over folders that vanish meanwhile.
+        for folder, _, names in os.walk(self.source):
+            for path in (Path(folder, name) for name in names):
+                copy = self.folder / "-".join(path.relative_to(self.source).parts)
+                try:
+                    if not copy.exists():
+                        shutil.copyfile(path, copy)
+                except FileNotFoundError:
+                    copy.unlink(missing_ok=True)
 
     def stop(self) -> dict[str, int]:
         """Stop; return the number of files, their bytes and frames."""
         self._stop.set()
         self._thread.join()
+        self.look()
         contents = [p.read_bytes() for p in self.folder.iterdir()]
         return {
             "files": len(contents),

@@ -8,23 +8,30 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-BATCH = 32
+BATCH = 8
 
 
 class Network(nn.Module):
-    """Two convolutions and two dense layers: 118,186 parameters."""
+    """Two convolutions and two dense layers: 105,322 parameters.
+
+    Normalised by groups, not by batches: statistics of batches differ between
+    clients whose labels do (Hsieh et al., *The non-IID data quagmire of
+    decentralized machine learning*, 2020).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.GroupNorm(4, 16),
             nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.GroupNorm(4, 32),
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
         self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(64 * 16, 96), nn.ReLU(), nn.Linear(96, 10)
+            nn.Flatten(), nn.Linear(32 * 16, 192), nn.ReLU(), nn.Linear(192, 10)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -34,8 +41,9 @@ class Network(nn.Module):
 
 def network(seed: int) -> Network:
     """Return a freshly initialised network, the same for the same seed."""
-    torch.manual_seed(seed)
-    return Network()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network()
 
 
 def images(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -83,7 +91,7 @@ def train(
 ) -> None:
     """Train one local epoch in place; the seed fixes the order of examples."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), rate)
     model.train()
     for batch in order.split(BATCH):
         optimizer.zero_grad()

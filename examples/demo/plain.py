@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import digits
 import numpy as np
 import torch
 
-import digits
 from cryptflow.torch import ModuleWeights
 
 
@@ -54,6 +54,6 @@ def run(
             ModuleWeights(local).read(after)
             total += (after - start).astype(np.float64) * len(cy)
             examples += len(cy)
-        weights.write((start + (total / examples).astype(np.float32)))
+        weights.write(start + (total / examples).astype(np.float32))
         scores.append(digits.accuracy(model, x, y))
     return scores

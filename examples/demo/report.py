@@ -26,6 +26,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import PercentFormatter
 
     rounds = range(1, report["rounds"] + 1)
     figure, (left, middle, right) = plt.subplots(
@@ -39,7 +40,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         rounds, report["accuracy_encrypted"], "o-", color="#4c78a8", ms=4,
         label="encrypted",
     )  # fmt: skip
-    left.set(xlabel="round", ylabel="test accuracy", title="Accuracy")
+    left.set(xlabel="round", ylabel="test accuracy", title="Accuracy after each round")
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     left.legend(loc="lower right")
     left.set_xticks(list(rounds))
     bottom = [0.0] * report["rounds"]
@@ -61,9 +63,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
     drawn = right.bar(
         list(bars), list(bars.values()), color=["#bab0ac", "#4c78a8", "#72b7b2"]
     )
-    right.bar_label(drawn, fmt="%.2f")
-    right.set(ylabel="bytes per value", title="On the wire")
-    right.set_ylim(0, 4.6)
+    right.bar_label(drawn, fmt="%.2f", padding=2)
+    right.set(ylabel="bytes per value", title="On the wire, one client, one round")
+    right.set_ylim(0, 1.15 * max(bars.values()))
     for axis in (left, middle, right):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", alpha=0.3)
