@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def say(**line) -> None:
     print(json.dumps(line), flush=True)
 
 
+def end_with_parent() -> None:
+    """End this process when the parent is gone, however it went."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 def main() -> None:
     """Train and average until the rounds are done."""
     parser = argparse.ArgumentParser()
@@ -77,6 +84,7 @@ def main() -> None:
         digits.train(digits.network(0), x[:1], y[:1], 0)
         say(event="ready", client=args.number)
         sys.stdin.readline()
+        threading.Thread(target=end_with_parent, daemon=True).start()
         for number in range(args.rounds):
             began = time.perf_counter()
             digits.train(model, x, y, digits.order_seed(args.seed, args.number, number))

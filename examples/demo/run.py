@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -91,7 +92,7 @@ class Clients:
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
-            process.stdin.close()
+            process.stdin.flush()  # stays open: its end is ours
 
     def stop(self) -> None:
         """Kill whoever still runs."""
@@ -345,6 +346,7 @@ def show(r: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main())
     except KeyboardInterrupt:
