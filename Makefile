@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo bench fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo bench proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,13 @@ demo: build ## five processes agree on a model that no server sees: build/demo/
 bench: build ## measure the core beside its peers into benchmarks/results/core.json
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'
 	$(BIN)/python benchmarks/core.py
+
+proto: ## generate go/rpc/pb from cryptflow.proto (needs an environment of its own)
+	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto
+	build/proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1
+	GOBIN=$(CURDIR)/build/proto/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(CURDIR)/build/proto/bin $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+	cd go/rpc/pb && PATH=$(CURDIR)/build/proto/bin:$$PATH python -m grpc_tools.protoc -I . --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative cryptflow.proto
 
 fmt: build ## format the sources
 	gofmt -w go
