@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/metadata"
+
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/merkle"
@@ -43,7 +45,7 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 		return nil, err
 	}
 	if done != nil {
-		return &pb.UploadInfo{Next: done.Frames}, nil
+		return &pb.UploadInfo{Next: done.Frames, Locations: here(ctx)}, nil
 	}
 	if err := p.ended(); err != nil {
 		return nil, err
@@ -60,7 +62,7 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 			continue
 		}
 		if !in.Fresh && !u.dead() {
-			return &pb.UploadInfo{Upload: id, Next: uint32(u.Next())}, nil
+			return &pb.UploadInfo{Upload: id, Next: uint32(u.Next()), Locations: here(ctx)}, nil
 		}
 		_ = u.Abort() // its file is removed at the next start at the latest
 		delete(s.uploads, id)
@@ -79,7 +81,16 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 		return nil, errors.Join(err, segment.Abort())
 	}
 	s.uploads[u.id] = u
-	return &pb.UploadInfo{Upload: u.id}, nil
+	return &pb.UploadInfo{Upload: u.id, Locations: here(ctx)}, nil
+}
+
+// here is where the caller sends its frames: for now one location, the address
+// under which it reached this aggregator.
+func here(ctx context.Context) []string {
+	if m, ok := metadata.FromIncomingContext(ctx); ok {
+		return m.Get(":authority")
+	}
+	return nil
 }
 
 func (s *Service) transfer(ctx context.Context, id string) (*transfer, error) {

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow/flight"
 	wire "github.com/apache/arrow/go/v15/arrow/flight/gen/flight"
@@ -320,4 +321,24 @@ func TestCallersErrorsComeBackUnchanged(t *testing.T) {
 	if err := GetFrames(ctx, conn, []byte("u"), 400, func([]byte) error { return nil }); status.Code(err) != codes.Canceled {
 		t.Fatalf("got %v", err)
 	}
+}
+
+// TestAStreamThatStandsStillLosesItsPlace, so that one peer cannot keep the
+// others waiting.
+func TestAStreamThatStandsStillLosesItsPlace(t *testing.T) {
+	all := &sinks{}
+	all.add("slow", nil)
+	l := limits
+	l.Streams, l.Idle = 1, 50*time.Millisecond
+	conn := serveSinks(t, all, l, watch{})
+	s, err := flight.NewFlightServiceClient(conn).DoPut(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(stream("slow", makeFrames(1, 3, 10), 1)[0]); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Recv()
+	wantError(t, err, errs.ErrTimeout)
+	stillServes(t, conn, all)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"time"
 
 	"github.com/apache/arrow/go/v15/arrow/flight"
 	wire "github.com/apache/arrow/go/v15/arrow/flight/gen/flight"
@@ -39,6 +40,9 @@ type FlightLimits struct {
 	Streams      int // served at once; others wait without being read
 	MessageBytes int // of one incoming message; gRPC should be told the same
 	BatchBytes   int // of an outgoing batch, or one frame where that is larger
+	// Idle is how long a served stream may stand still before it gives its
+	// place to another; 0 for ever.
+	Idle time.Duration
 }
 
 // RegisterFlight serves frames over Arrow Flight: DoPut and DoGet, nothing
@@ -79,15 +83,52 @@ func recovered(ctx context.Context, err *error) {
 	}
 }
 
-// DoPut takes frames of one upload. Each message says the index of its first
-// frame; each is answered with the index of the first frame that is missing.
-func (f *frames) DoPut(stream flight.FlightService_DoPutServer) (err error) {
-	defer recovered(stream.Context(), &err)
-	leave, err := f.admit(stream.Context())
+// attend admits a stream and ends it when body has not called beat for too
+// long. A body that stands still is inside a send or receive, which fails as
+// soon as the stream has ended.
+func (f *frames) attend(ctx context.Context, body func(beat func()) error) error {
+	leave, err := f.admit(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	if f.limits.Idle == 0 {
+		return body(func() {})
+	}
+	beats, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		var err error
+		defer func() { done <- err }()
+		defer recovered(ctx, &err)
+		err = body(func() {
+			select {
+			case beats <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	idle := time.NewTimer(f.limits.Idle)
+	defer idle.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-beats:
+			idle.Reset(f.limits.Idle)
+		case <-idle.C:
+			return fmt.Errorf("the stream stood still for %v: %w", f.limits.Idle, errs.ErrTimeout)
+		}
+	}
+}
+
+// DoPut takes frames of one upload. Each message says the index of its first
+// frame; each is answered with the index of the first frame that is missing.
+func (f *frames) DoPut(stream flight.FlightService_DoPutServer) (err error) {
+	defer recovered(stream.Context(), &err)
+	return f.attend(stream.Context(), func(beat func()) error { return f.put(stream, beat) })
+}
+
+func (f *frames) put(stream flight.FlightService_DoPutServer, beat func()) error {
 	in, err := newBatches(stream, f.limits.MessageBytes)
 	if err != nil {
 		return err
@@ -122,20 +163,21 @@ func (f *frames) DoPut(stream flight.FlightService_DoPutServer) (err error) {
 		if err := stream.Send(&flight.PutResult{AppMetadata: next}); err != nil {
 			return err
 		}
+		beat()
 	}
 }
 
 // DoGet sends the frames that a ticket asks for.
 func (f *frames) DoGet(t *flight.Ticket, stream flight.FlightService_DoGetServer) (err error) {
 	defer recovered(stream.Context(), &err)
-	leave, err := f.admit(stream.Context())
-	if err != nil {
-		return err
-	}
-	defer leave()
-	out := newBatcher(&sender{stream: stream}, f.limits.BatchBytes)
-	if err := f.down.Frames(stream.Context(), t.GetTicket(), out.add); err != nil {
-		return err
-	}
-	return out.finish()
+	return f.attend(stream.Context(), func(beat func()) error {
+		out := newBatcher(&sender{stream: stream}, f.limits.BatchBytes)
+		if err := f.down.Frames(stream.Context(), t.GetTicket(), func(frame []byte) error {
+			beat()
+			return out.add(frame)
+		}); err != nil {
+			return err
+		}
+		return out.finish()
+	})
 }

@@ -6,13 +6,16 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/envelope"
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
 	"github.com/cryptflow/cryptflow/go/merkle"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/rpc"
@@ -144,7 +147,7 @@ func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked
 		return fmt.Errorf("another process of %s has contributed to round %d: %w", x.name, c.Round.Spec.Round, errs.ErrContribution)
 	}
 	if upload.Upload != "" {
-		if err := x.put(ctx, c, upload.Upload, int(upload.Next), acked, progress); err != nil {
+		if err := x.put(ctx, c, upload, acked, progress); err != nil {
 			return err
 		}
 	}
@@ -159,11 +162,16 @@ func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked
 
 // put sends the frames from first on. It attributes the time in which no frame
 // was waiting for the connection to encryption.
-func (x *Client) put(ctx context.Context, c *Contribution, upload string, first int, acked func(int), progress Progress) error {
-	total := int64(c.sealer.Frames())
+func (x *Client) put(ctx context.Context, c *Contribution, upload *pb.UploadInfo, acked func(int), progress Progress) error {
+	total, first := int64(c.sealer.Frames()), int(upload.Next)
+	conn, release, err := x.location(upload.Locations)
+	if err != nil {
+		return err
+	}
+	defer release()
 	var encrypting time.Duration
 	if first < c.sealer.Frames() {
-		err := arrowio.PutFrames(ctx, x.aggregator, upload, first, func(emit func(int, []byte) error) error {
+		err := arrowio.PutFrames(ctx, conn, upload.Upload, first, func(emit func(int, []byte) error) error {
 			mark := time.Now()
 			return c.sealer.Seal(ctx, first, c.sealer.Frames(), func(i int, frame []byte) error {
 				encrypting += time.Since(mark)
@@ -191,6 +199,19 @@ func (x *Client) put(ctx context.Context, c *Contribution, upload string, first 
 	}
 	c.root = tree.Root()
 	return nil
+}
+
+// location connects to where frames are to be sent: the connection there is,
+// when the aggregator answers with its own address or none.
+func (x *Client) location(locations []string) (*grpc.ClientConn, func(), error) {
+	if len(locations) == 0 || slices.Contains(locations, x.c.Aggregator) {
+		return x.aggregator, func() {}, nil
+	}
+	conn, err := rpc.Dial(locations[0], x.c.Credentials, identity.Aggregator, false, grpc.WithStatsHandler(x.meter))
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, func() { _ = conn.Close() }, nil // nothing is in flight any more
 }
 
 // depositKey seals the contribution's key seed to the round's key, once.

@@ -323,7 +323,7 @@ func StartAggregator(c *config.Aggregator, version string, log *slog.Logger) (*R
 	b.stop = func() { s.Stop(); stop() }
 	if err := b.serve(&c.Service, rpc.AggregatorTable(), func(g *grpc.Server) {
 		pb.RegisterAggregatorServiceServer(g, s)
-		arrowio.RegisterFlight(g, s, s, arrowio.FlightLimits{Streams: c.Streams, MessageBytes: rpc.MaxMessage, BatchBytes: batchBytes})
+		arrowio.RegisterFlight(g, s, s, arrowio.FlightLimits{Streams: c.Streams, MessageBytes: rpc.MaxMessage, BatchBytes: batchBytes, Idle: time.Minute})
 	}); err != nil {
 		return fail(err)
 	}
