@@ -71,12 +71,12 @@ type Client struct {
 	seen  *audit.Checkpoint // of the key service's log
 }
 
-const patience = 10 * time.Minute
+const defaultPatience = 10 * time.Minute
 
 // Connect fetches and verifies the task.
 func Connect(ctx context.Context, c Config) (*Client, error) {
 	if c.Patience == 0 {
-		c.Patience = patience
+		c.Patience = defaultPatience
 	}
 	x := &Client{c: c, name: c.Credentials.Self.Name, meter: &rpc.Meter{}}
 	if c.Credentials.Self.Role != identity.Client {
@@ -223,9 +223,12 @@ func (x *Client) Open(ctx context.Context) (*Round, error) {
 	next, model := x.next, x.model
 	x.mu.Unlock()
 	for {
-		status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED, Seconds: poll})
-		if err != nil {
-			return nil, rpc.FromStatus(err, "aggregator")
+		var status *pb.RoundStatus
+		if err := x.patiently(ctx, func() (err error) {
+			status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED, Seconds: poll})
+			return rpc.FromStatus(err, "aggregator")
+		}); err != nil {
+			return nil, err
 		}
 		switch {
 		case status.Round < next:
@@ -249,9 +252,12 @@ func (x *Client) Open(ctx context.Context) (*Round, error) {
 
 // spec fetches and verifies a round's specification.
 func (x *Client) spec(ctx context.Context, n uint32) (*Round, error) {
-	reply, err := x.keys.GetSpec(ctx, &pb.SpecRequest{Task: x.task.Name, Round: n})
-	if err != nil {
-		return nil, rpc.FromStatus(err, "key service")
+	var reply *pb.SpecReply
+	if err := x.patiently(ctx, func() (err error) {
+		reply, err = x.keys.GetSpec(ctx, &pb.SpecRequest{Task: x.task.Name, Round: n})
+		return rpc.FromStatus(err, "key service")
+	}); err != nil {
+		return nil, err
 	}
 	object := task.Signed{Bytes: reply.Spec.GetObject(), Signature: reply.Spec.GetSignature()}
 	if err := object.Verify(x.task.KMS); err != nil {

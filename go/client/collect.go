@@ -63,8 +63,11 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 		return nil, err
 	}
 	defer clear(rel.Secret)
-	result, err := x.result(ctx, c, rel)
-	if err != nil {
+	var result *task.Result
+	if err := x.patiently(ctx, func() (err error) {
+		result, err = x.result(ctx, c, rel)
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	opener, err := seal.NewOpener(c.round, seal.Release{Secret: rel.Secret, Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}, x.c.Threads)
@@ -72,8 +75,11 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 		return nil, err
 	}
 	o := &opening{client: x, c: c, opener: opener, out: out, progress: progress}
-	control, err := o.run(ctx, result)
-	if err != nil {
+	var control []uint64
+	if err := x.patiently(ctx, func() (err error) {
+		control, err = o.run(ctx, result)
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	c.seconds[Decrypt] += o.decrypting.Seconds()
@@ -90,30 +96,18 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 
 // await returns when the round is published.
 func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) error {
-	moved, seen := time.Now(), uint32(0)
+	seen := uint32(0)
 	progress(Wait, 0, int64(len(x.task.Members)))
 	for {
-		status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll, Live: true, Seen: seen})
-		if err != nil {
-			err = rpc.FromStatus(err, "aggregator")
-			if ctx.Err() != nil {
-				return errors.Join(errs.ErrCancelled, err)
-			}
-			// A service that restarts comes back and goes on with the round.
-			again := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout)
-			if !again || time.Since(moved) > x.c.Patience {
-				return err
-			}
-			timer := time.NewTimer(300 * time.Millisecond)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return errs.ErrCancelled
-			case <-timer.C:
-			}
-			continue
+		var status *pb.RoundStatus
+		// A service that restarts comes back and goes on with the round.
+		if err := x.patiently(ctx, func() (err error) {
+			status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll, Live: true, Seen: seen})
+			return rpc.FromStatus(err, "aggregator")
+		}); err != nil {
+			return err
 		}
-		moved, seen = time.Now(), status.Committed
+		seen = status.Committed
 		progress(Wait, int64(status.Committed), int64(status.Enrolled))
 		switch status.State {
 		case pb.RoundState_PUBLISHED:
@@ -129,9 +123,12 @@ func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) 
 // aborted returns ErrAborted if the key service signed the abort; nobody
 // else's word makes a client contribute the same update again.
 func (x *Client) aborted(ctx context.Context, c *Contribution) error {
-	reply, err := x.keys.GetDecision(ctx, &pb.SpecId{Spec: c.Round.Digest[:]})
-	if err != nil {
+	var reply *pb.DecisionReply
+	if err := x.patiently(ctx, func() (err error) {
+		reply, err = x.keys.GetDecision(ctx, &pb.SpecId{Spec: c.Round.Digest[:]})
 		return rpc.FromStatus(err, "key service")
+	}); err != nil {
+		return err
 	}
 	d, err := x.decision(c, reply.Decision)
 	if err != nil {
@@ -167,9 +164,12 @@ func (x *Client) release(ctx context.Context, c *Contribution) (*task.Release, *
 		known = x.seen.Size
 	}
 	x.mu.Unlock()
-	reply, err := x.keys.FetchRelease(ctx, &pb.ReleaseRequest{Spec: c.Round.Digest[:], KnownSize: known})
-	if err != nil {
-		return nil, nil, nil, rpc.FromStatus(err, "key service")
+	var reply *pb.ReleaseReply
+	if err := x.patiently(ctx, func() (err error) {
+		reply, err = x.keys.FetchRelease(ctx, &pb.ReleaseRequest{Spec: c.Round.Digest[:], KnownSize: known})
+		return rpc.FromStatus(err, "key service")
+	}); err != nil {
+		return nil, nil, nil, err
 	}
 	d, err := x.decision(c, reply.Decision)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
@@ -52,6 +51,7 @@ type Contribution struct {
 	weight  uint32
 	root    task.Digest
 	deposit *pb.Signed
+	began   bool // an upload of this contribution exists or existed
 
 	seconds map[Phase]float64
 	clipped []uint64
@@ -103,34 +103,23 @@ func (x *Client) Contribute(ctx context.Context, r *Round, values []float32, exa
 // decided by progress, not by the clock alone: patience starts anew with every
 // acknowledged frame.
 func (x *Client) send(ctx context.Context, c *Contribution, progress Progress) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
-	moved, best, fresh := time.Now(), -1, true
+	p, best, fresh := x.patience(), -1, true
 	acked := func(next int) {
 		if next > best {
-			best, moved = next, time.Now()
-			pause.Reset()
+			best = next
+			p.progress()
 		}
 	}
 	for {
 		err := x.attempt(ctx, c, fresh, acked, progress)
-		fresh = false
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return errors.Join(errs.ErrCancelled, context.Cause(ctx))
+		if c.began {
+			fresh = false
 		}
-		again := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrUpload) || errors.Is(err, errs.ErrTimeout)
-		if !again || time.Since(moved) > x.c.Patience {
-			return err
-		}
-		timer := time.NewTimer(pause.NextBackOff())
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return errors.Join(errs.ErrCancelled, context.Cause(ctx))
-		case <-timer.C:
+		if end := p.again(ctx, err); end != nil {
+			return end
 		}
 	}
 }
@@ -143,6 +132,7 @@ func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked
 	if err != nil {
 		return rpc.FromStatus(err, "aggregator")
 	}
+	c.began = true
 	if upload.Upload == "" && fresh {
 		return fmt.Errorf("another process of %s has contributed to round %d: %w", x.name, c.Round.Spec.Round, errs.ErrContribution)
 	}

@@ -70,7 +70,7 @@ func FromStatus(err error, service string) error {
 	}
 	text := s.Message()
 	switch {
-	case strings.Contains(text, "tls: ") || strings.Contains(text, "x509: ") || strings.Contains(text, "authentication handshake failed"):
+	case strings.Contains(text, "tls: ") || strings.Contains(text, "x509: ") || strings.Contains(text, errs.ErrCertificate.Text):
 		return fmt.Errorf("the %s and this client do not accept each other's certificates (%s); look at both with cryptflow ca show: %w", service, text, errs.ErrCertificate)
 	case s.Code() == codes.Canceled:
 		return fmt.Errorf("calling the %s: %w", service, errs.ErrCancelled)
