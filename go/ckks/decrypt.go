@@ -72,7 +72,7 @@ func (d *Decryptor) Decrypt(words [][]uint64, b []byte, want frame.Header) error
 			f.sub.NTT(d.poly, d.poly)
 			f.product(d.poly, d.poly, d.secret[j])
 		}
-		f.sub.INTT(d.poly, d.poly)
+		f.inverse(d.poly)
 		sum := d.sums[j][:n]
 		if !frame.Unpack(sum, body[:first], d.Width, f.q) {
 			return frame.Noncanonical(0, j)

@@ -156,7 +156,7 @@ func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error 
 // write brings poly to coefficients, adds the error and, if asked, the
 // message, and packs the first n residues.
 func (e *Encryptor) write(body []byte, f *field, n int, message bool) []byte {
-	f.sub.INTT(e.poly, e.poly)
+	f.inverse(e.poly)
 	if message {
 		f.addMessage(e.poly[:n], e.limbs, e.small, e.Width)
 	} else {

@@ -1,6 +1,10 @@
 package ckks
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/cryptflow/cryptflow/go/kernel"
+)
 
 // thresholds are T_k = floor(2^63·P(|X| ≤ k)), k = 0…39, for the discrete
 // Gaussian of width 4.53 on the integers of magnitude at most 40; T_40 = 2^63
@@ -27,6 +31,12 @@ const largest = len(thresholds)
 // |x| = #{k : u ≥ T_k}. The whole table is scanned for every sample and
 // nothing branches or is looked up by u.
 func gaussian(dst []int32, stream []byte) {
+	done := kernel.Gauss(dst, stream, &last)
+	gaussianPlain(dst[done:], stream[8*done:])
+}
+
+// gaussianPlain is the portable form.
+func gaussianPlain(dst []int32, stream []byte) {
 	t := &last
 	for i := range dst {
 		w := binary.LittleEndian.Uint64(stream[8*i:])

@@ -74,7 +74,7 @@ func GenerateKeyPair(p *params.Preset, nonce [32]byte, seed Seed) (secret []int3
 		x.expand(a, 0, j, f.q, p.Width)
 		f.load(s, secret)
 		f.product(a, a, s)
-		f.sub.INTT(a, a)
+		f.inverse(a)
 		for i, v := range a {
 			b := uint64(int64(f.q-v) + int64(e[i]))
 			b += f.q & uint64(int64(b)>>63)

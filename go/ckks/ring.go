@@ -30,6 +30,7 @@ import (
 	"github.com/tuneinsight/lattigo/v5/ring"
 
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/kernel"
 	"github.com/cryptflow/cryptflow/go/params"
 )
 
@@ -44,6 +45,16 @@ type field struct {
 	r2   uint64 // 2^128 modulo q
 	c    uint64 // 2^Width modulo q: small, as q lies just below 2^Width
 	sub  *ring.SubRing
+	fast *kernel.Inverse // nil: lattigo's
+}
+
+// inverse does the inverse transform of p in place.
+func (f *field) inverse(p []uint64) {
+	if f.fast != nil {
+		f.fast.Transform(p)
+		return
+	}
+	f.sub.INTT(p, p)
 }
 
 // context is what all keys and ciphertexts of a preset share. It is never
@@ -101,6 +112,11 @@ func newContext(p *params.Preset) (*context, error) {
 		if bits.Len64(f.c) > 21 || p.Width > 52 {
 			return nil, fmt.Errorf("%s: prime %d is too far below 2^%d for the reduction: %w", p.Name, j, p.Width, errs.ErrInternal)
 		}
+		roots := make([]uint64, p.N())
+		for i, w := range s.RootsBackward {
+			roots[i] = f.mul(w, 1)
+		}
+		f.fast = kernel.NewInverse(q, roots, f.mul(s.NInv, 1))
 		for i := range j {
 			inv := new(big.Int).ModInverse(new(big.Int).SetUint64(p.Primes[i]), new(big.Int).SetUint64(q))
 			c.inverse[j][i] = f.mul(inv.Uint64(), f.r2)
