@@ -36,9 +36,14 @@ func BenchmarkParts(b *testing.B) {
 			e.public.expand(e.poly, 0, j, e.fields[j].q, e.Width)
 		}
 	})
+	run("multiply", func() {
+		for j := range e.fields {
+			e.public.multiply(e.poly, &e.secret[j], 0, j, &e.fields[j], e.Width)
+		}
+	})
 	run("product", func() {
 		for j := range e.fields {
-			e.fields[j].product(e.poly, e.poly, e.secret[j])
+			e.fields[j].product(e.poly, e.poly, e.secret[j].montgomery)
 		}
 	})
 	run("intt", func() {

@@ -13,7 +13,7 @@ type Decryptor struct {
 	*context
 	scheme *params.Scheme
 	public *expander
-	secret [][]uint64 // NTT, Montgomery
+	secret []factor
 	sums   [][]uint64
 	poly   []uint64
 	bound  uint64
@@ -33,16 +33,14 @@ func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms u
 	if err := checkSecret(s.Preset, secret, terms); err != nil {
 		return nil, err
 	}
-	d := &Decryptor{context: c, scheme: s, secret: c.planes(), sums: c.planes(), poly: make([]uint64, c.N()), bound: s.NoiseBound(squares)}
+	d := &Decryptor{context: c, scheme: s, sums: c.planes(), poly: make([]uint64, c.N()), bound: s.NoiseBound(squares)}
 	if d.bound > uint64(1)<<(s.LogDelta-1) {
 		return nil, fmt.Errorf("squared weights of %d are more than the scheme carries: %w", squares, errs.ErrParameters)
 	}
 	if d.public, err = newExpander(&specDigest, c.N()); err != nil {
 		return nil, err
 	}
-	for j := range d.fields {
-		d.fields[j].load(d.secret[j], secret)
-	}
+	d.secret = c.factors(secret)
 	return d, nil
 }
 
@@ -63,14 +61,14 @@ func (d *Decryptor) Decrypt(words [][]uint64, b []byte, want frame.Header) error
 	for j := range d.fields {
 		f := &d.fields[j]
 		if want.Components == 1 {
-			d.public.multiply(d.poly, d.secret[j], want.Chunk, j, f, d.Width)
+			d.public.multiply(d.poly, &d.secret[j], want.Chunk, j, f, d.Width)
 		} else {
 			if !frame.Unpack(d.poly, mask[:second], d.Width, f.q) {
 				return frame.Noncanonical(1, j)
 			}
 			mask = mask[second:]
 			f.sub.NTT(d.poly, d.poly)
-			f.product(d.poly, d.poly, d.secret[j])
+			f.product(d.poly, d.poly, d.secret[j].montgomery)
 		}
 		f.inverse(d.poly)
 		sum := d.sums[j][:n]

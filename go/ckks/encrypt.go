@@ -21,7 +21,7 @@ type Encryptor struct {
 
 	// sum-key
 	public *expander
-	secret [][]uint64 // −s, NTT, Montgomery
+	secret []factor // −s
 
 	// shared-key
 	b, a [][]uint64 // the public key, NTT
@@ -69,10 +69,7 @@ func NewSumKeyEncryptor(s *params.Scheme, specDigest [32]byte, key, noise Seed) 
 	for i := range secret {
 		secret[i] = -secret[i]
 	}
-	e.secret = e.planes()
-	for j := range e.fields {
-		e.fields[j].load(e.secret[j], secret)
-	}
+	e.secret = e.factors(secret)
 	clear(secret)
 	return e, nil
 }
@@ -129,7 +126,7 @@ func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error 
 		gaussian(e.small[:n], e.noise.fill(e.buf, 8*n, h.Chunk, 0, purposeError))
 		for j := range e.fields {
 			f := &e.fields[j]
-			e.public.multiply(e.poly, e.secret[j], h.Chunk, j, f, e.Width)
+			e.public.multiply(e.poly, &e.secret[j], h.Chunk, j, f, e.Width)
 			body = e.write(body, f, n, true)
 		}
 		return nil

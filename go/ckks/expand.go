@@ -41,11 +41,19 @@ func (x *expander) expand(dst []uint64, chunk uint32, j int, q uint64, width int
 	}
 }
 
-// multiply writes a_{chunk,j}·s to dst, for s in the NTT domain times 2^64: it
-// is expand and [field.product] in one pass.
-func (x *expander) multiply(dst, s []uint64, chunk uint32, j int, f *field, width int) {
+// multiply writes a_{chunk,j}·s to dst: it is expand and [field.product] in
+// one pass.
+func (x *expander) multiply(dst []uint64, by *factor, chunk uint32, j int, f *field, width int) {
 	words := x.stream.fill(x.buf, 8*len(dst), chunk, uint32(j), purposeA)
 	mask := uint64(1)<<width - 1
+	s := by.montgomery
+	if by.fast != nil {
+		if !by.fast.Multiply(dst, words, mask) {
+			x.reject(dst, chunk, j, f.q, mask)
+			f.product(dst, dst, s)
+		}
+		return
+	}
 	q, qInv := f.q, f.qInv
 	bad := uint64(0)
 	words, s = words[:8*len(dst)], s[:len(dst)]

@@ -107,3 +107,53 @@ func TestTheFastTransformIsLattigos(t *testing.T) {
 		}
 	}
 }
+
+// TestTheFastProductIsThePortableOne, with every word below q and with one
+// that is not, anywhere.
+func TestTheFastProductIsThePortableOne(t *testing.T) {
+	rng := mrand.New(mrand.NewPCG(10, 11))
+	for _, p := range params.Presets() {
+		c, err := contextOf(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		small := make([]int32, p.N())
+		for j := range c.fields {
+			f, mask := &c.fields[j], uint64(1)<<p.Width-1
+			for range 30 {
+				for i := range small {
+					small[i] = int32(rng.IntN(81)) - 40
+				}
+				by := c.factors(small)[j]
+				if by.fast == nil {
+					continue
+				}
+				words, plain := make([]byte, 8*p.N()), make([]uint64, p.N())
+				for i := range plain {
+					plain[i] = rng.Uint64N(f.q)
+					if rng.IntN(9) == 0 {
+						plain[i] = []uint64{0, 1, f.q - 1, f.q / 2}[rng.IntN(4)]
+					}
+					w := plain[i] | rng.Uint64()&^mask
+					for k := range 8 {
+						words[8*i+k] = byte(w >> (8 * k))
+					}
+				}
+				got, want := make([]uint64, p.N()), make([]uint64, p.N())
+				if !by.fast.Multiply(got, words, mask) {
+					t.Fatalf("%s: a word below q was refused", p.Name)
+				}
+				if f.product(want, plain, by.montgomery); !slices.Equal(got, want) {
+					t.Fatalf("%s, prime %d differs", p.Name, j)
+				}
+				at := rng.IntN(p.N())
+				for k, v := 0, f.q+rng.Uint64N(mask-f.q+1); k < 8; k++ {
+					words[8*at+k] = byte(v >> (8 * k))
+				}
+				if by.fast.Multiply(got, words, mask) {
+					t.Fatalf("%s: a word beyond q at %d was taken", p.Name, at)
+				}
+			}
+		}
+	}
+}

@@ -171,6 +171,28 @@ func (f *field) load(dst []uint64, small []int32) {
 	}
 }
 
+// factor is a polynomial in the NTT domain that others are multiplied by.
+type factor struct {
+	montgomery []uint64        // times 2^64
+	fast       *kernel.Factors // nil: montgomery is used
+}
+
+// factors loads a small polynomial for every prime.
+func (c *context) factors(small []int32) []factor {
+	out, planes := make([]factor, len(c.fields)), c.planes()
+	plain := make([]uint64, c.N())
+	defer clear(plain)
+	for j := range c.fields {
+		f := &c.fields[j]
+		f.load(planes[j], small)
+		for i, v := range planes[j] {
+			plain[i] = f.mul(v, 1)
+		}
+		out[j] = factor{planes[j], kernel.NewFactors(f.q, plain)}
+	}
+	return out
+}
+
 // planes makes one polynomial per prime.
 func (c *context) planes() [][]uint64 {
 	all := make([]uint64, len(c.fields)*c.N())

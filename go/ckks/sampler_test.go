@@ -187,7 +187,7 @@ func TestExpanderSkipsWords(t *testing.T) {
 	}
 	x.expand(want, 4, 0, f.q, width)
 	f.product(want, want, s)
-	x.multiply(got, s, 4, 0, &f, width)
+	x.multiply(got, &factor{montgomery: s}, 4, 0, &f, width)
 	for i := range got {
 		if got[i] != want[i] {
 			t.Fatalf("product %d differs", i)

@@ -21,6 +21,7 @@ import (
 	"math"
 
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/kernel"
 	"github.com/cryptflow/cryptflow/go/params"
 )
 
@@ -174,6 +175,12 @@ func (l *Lanes) Encode(words [][]uint64, values []float32, first int64, factor f
 // stochastic rounds values to steps: with Y = |y|·2^32 truncated and clipped
 // to M·2^32, and the sign put back, u = floor((Y + ρ)/2^32) + M.
 func (q *quantiser) stochastic(steps []uint32, values []float32, rho []byte) {
+	done := kernel.Stochastic(steps, values, rho, q.scale*(1<<32), q.half, q.beyond)
+	q.stochasticPlain(steps[done:], values[done:], rho[4*done:])
+}
+
+// stochasticPlain is the portable form.
+func (q *quantiser) stochasticPlain(steps []uint32, values []float32, rho []byte) {
 	scale, bound, offset, beyond := q.scale*(1<<32), q.half<<32, q.half<<32, q.beyond
 	steps, rho = steps[:len(values)], rho[:4*len(values)]
 	for len(values) >= 4 {
@@ -219,6 +226,10 @@ func (q *quantiser) nearest(steps []uint32, values []float32) {
 // at bits k·(β+g) and up.
 func fill(words [][]uint64, steps []uint32, from int, s *params.Scheme) {
 	n := len(steps) / s.Lanes
+	if len(words) == 2 {
+		fillTwo(words[0][from:from+n], words[1][from:from+n], steps, s.Lanes, uint(s.LaneWidth()))
+		return
+	}
 	for w := range words {
 		clear(words[w][from : from+n])
 	}
@@ -244,6 +255,30 @@ func fill(words [][]uint64, steps []uint32, from int, s *params.Scheme) {
 			}
 		}
 		lane++
+	}
+}
+
+// fillTwo is fill for coefficients of two words: lane after lane is shifted in
+// from the last on.
+func fillTwo(low, high []uint64, steps []uint32, lanes int, width uint) {
+	high = high[:len(low)]
+	up, down := width&63, (64-width)&63
+	if lanes == 4 {
+		for i := range low {
+			p := (*[4]uint32)(steps[4*i:])
+			h, l := uint64(0), uint64(p[3])<<up|uint64(p[2])
+			h, l = l>>down, l<<up|uint64(p[1])
+			high[i], low[i] = h<<up|l>>down, l<<up|uint64(p[0])
+		}
+		return
+	}
+	for i := range low {
+		p := steps[i*lanes : (i+1)*lanes]
+		h, l := uint64(0), uint64(0)
+		for k := len(p) - 1; k >= 0; k-- {
+			h, l = h<<up|l>>down, l<<up|uint64(p[k])
+		}
+		high[i], low[i] = h, l
 	}
 }
 

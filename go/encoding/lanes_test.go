@@ -403,3 +403,38 @@ func TestControlEntriesAddUp(t *testing.T) {
 		t.Errorf("an upper word: %v", err)
 	}
 }
+
+// TestTheFastRoundingIsThePortableOne bit for bit.
+func TestTheFastRoundingIsThePortableOne(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 5))
+	for _, bits := range []int{4, 8, 12, 16, 20, 24} {
+		for range 200 {
+			s := scheme(t, "n8192-q204", bits, 4, params.Stochastic)
+			limit := math.Ldexp(1+rng.Float64(), rng.IntN(60)-40)
+			l, err := NewLanes(s, []Tensor{{Count: 1 << 20, Range: float32(limit)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := l.quantiser(&l.tensors[0], 1/float64(1+rng.IntN(1000)))
+			n := rng.IntN(100)
+			values, rho := make([]float32, n), make([]byte, 4*n)
+			for i := range values {
+				switch rng.IntN(6) {
+				case 0:
+					values[i] = []float32{0, float32(math.Copysign(0, -1)), math.SmallestNonzeroFloat32, -math.MaxFloat32, math.MaxFloat32, float32(limit), -float32(limit)}[rng.IntN(7)]
+				default:
+					values[i] = float32(rng.NormFloat64() * limit)
+				}
+				binary.LittleEndian.PutUint32(rho[4*i:], []uint32{0, math.MaxUint32, rng.Uint32()}[rng.IntN(3)])
+			}
+			got, want := make([]uint32, n), make([]uint32, n)
+			q.stochastic(got, values, rho)
+			q.stochasticPlain(want, values, rho)
+			for i := range got {
+				if got[i] != want[i] {
+					t.Fatalf("%d bits: %g rounds to %d and to %d", bits, values[i], got[i], want[i])
+				}
+			}
+		}
+	}
+}

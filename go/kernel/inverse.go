@@ -16,6 +16,10 @@ import (
 // within q, differences are within 2q. By induction that holds in all layers.
 const MaxWidth = 51
 
+// magic is 2^52 as a double: added to an integer below it, the integer is in
+// the low bits.
+const magic = 0x4330000000000000
+
 // Inverse is the inverse negacyclic number-theoretic transform modulo one
 // prime, of the order of lattigo's: butterflies of Gentleman and Sande over
 // bit-reversed powers of ψ^-1, then 1/N. Immutable; safe for concurrent use.
@@ -23,7 +27,7 @@ type Inverse struct {
 	n         int
 	first     []float64   // twiddles of the layers of distance 1, 2, 4
 	layers    [][]float64 // of distance 8, 16, …
-	constants [5]float64  // q, 1/q, 2^52, 1/N mod q and over q
+	constants [6]float64
 }
 
 // NewInverse makes a transform of n values modulo q, given the bit-reversed
@@ -36,19 +40,12 @@ func NewInverse(q uint64, roots []uint64, inverseN uint64) *Inverse {
 		return nil
 	}
 	t := &Inverse{n: n}
-	pair := func(w uint64) (float64, float64) {
-		v := float64(w)
-		if w > q/2 {
-			v = -float64(q - w)
-		}
-		return v, v / float64(q)
-	}
-	t.constants = [5]float64{float64(q), 1 / float64(q), math.Float64frombits(0x4330000000000000)}
-	t.constants[3], t.constants[4] = pair(inverseN)
+	t.constants = constants(q)
+	t.constants[3], t.constants[4] = balanced(inverseN, q)
 	add := func(dst []float64, ws ...uint64) []float64 {
 		var over []float64
 		for _, w := range ws {
-			v, o := pair(w)
+			v, o := balanced(w, q)
 			dst, over = append(dst, v), append(over, o)
 		}
 		return append(dst, over...)
@@ -69,4 +66,19 @@ func NewInverse(q uint64, roots []uint64, inverseN uint64) *Inverse {
 		t.layers = append(t.layers, layer)
 	}
 	return t
+}
+
+// balanced is a residue within q/2 of zero, and the same over q.
+func balanced(w, q uint64) (residue, over float64) {
+	v := float64(w)
+	if w > q/2 {
+		v = -float64(q - w)
+	}
+	return v, v / float64(q)
+}
+
+// constants are what the kernels read beside their tables: q, 1/q, 2^52, a
+// factor and the same over q, and the integer q − 1.
+func constants(q uint64) [6]float64 {
+	return [6]float64{float64(q), 1 / float64(q), math.Float64frombits(magic), 0, 0, math.Float64frombits(q - 1)}
 }

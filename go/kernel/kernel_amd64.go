@@ -1,6 +1,10 @@
 package kernel
 
-import "golang.org/x/sys/cpu"
+import (
+	"math"
+
+	"golang.org/x/sys/cpu"
+)
 
 // Available reports whether this processor runs the kernels.
 var Available = cpu.X86.HasAVX2 && cpu.X86.HasFMA
@@ -18,6 +22,28 @@ func Gauss(dst []int32, stream []byte, last *[Thresholds]uint64) int {
 	}
 	gauss8(&dst[0], &stream[0], &last[0], turns)
 	return 8 * turns
+}
+
+// Stochastic rounds the first values to steps, eight at a time, with four bytes
+// of rho each, and returns how many: see encoding, whose portable form does
+// the rest and is what this computes. scale includes 2^32; half is at most
+// 2^19, so that everything is exact in a double.
+func Stochastic(steps []uint32, values []float32, rho []byte, scale float64, half int64, beyond uint32) int {
+	turns := len(values) / 8
+	if !Available || turns == 0 || half > 1<<19 || len(steps) < 8*turns || len(rho) < 32*turns {
+		return 0
+	}
+	constants := [5]uint64{math.Float64bits(scale), math.Float64bits(float64(half << 32)), magic, uint64(half) << 32, uint64(beyond)}
+	stochastic8(&steps[0], &values[0], &rho[0], &constants[0], turns)
+	return 8 * turns
+}
+
+// Multiply writes the products of the words of a stream, little-endian and
+// masked, and the factors modulo q. It reports whether every word is below q;
+// dst is meaningless otherwise.
+func (f *Factors) Multiply(dst []uint64, words []byte, mask uint64) bool {
+	dst, words = dst[:f.n], words[:8*f.n]
+	return multiply8(&dst[0], &words[0], &f.pairs[0], &f.constants[0], mask, f.n/8)>>63 == 0
 }
 
 // Transform does t's inverse transform in place on residues below q.

@@ -241,6 +241,141 @@ turn:
 	VZEROUPPER
 	RET
 
+// func stochastic8(steps *uint32, values *float32, rho *byte, constants *uint64, turns int)
+// Requires: AVX, AVX2
+TEXT ·stochastic8(SB), NOSPLIT, $0-40
+	MOVQ         steps+0(FP), AX
+	MOVQ         values+8(FP), CX
+	MOVQ         rho+16(FP), DX
+	MOVQ         constants+24(FP), BX
+	MOVQ         turns+32(FP), SI
+	VPBROADCASTQ (BX), Y0
+	VPBROADCASTQ 8(BX), Y1
+	VPBROADCASTQ 16(BX), Y2
+	VPBROADCASTQ 24(BX), Y3
+	VPBROADCASTD 32(BX), X4
+	VPCMPEQD     X5, X5, X5
+	VPSRLD       $0x01, X5, X5
+
+turn:
+	VMOVDQU   (CX), X6
+	VPAND     X5, X6, X7
+	VPMINUD   X4, X7, X7
+	VCVTPS2PD X7, Y7
+	VMULPD    Y0, Y7, Y7
+	VROUNDPD  $0x0b, Y7, Y7
+	VMINPD    Y1, Y7, Y7
+	VADDPD    Y2, Y7, Y7
+	VPXOR     Y2, Y7, Y7
+	VPSRAD    $0x1f, X6, X6
+	VPMOVSXDQ X6, Y6
+	VPXOR     Y6, Y7, Y7
+	VPSUBQ    Y6, Y7, Y7
+	VPMOVZXDQ (DX), Y6
+	VPADDQ    Y6, Y7, Y7
+	VPADDQ    Y3, Y7, Y7
+	VMOVDQU   16(CX), X6
+	VPAND     X5, X6, X8
+	VPMINUD   X4, X8, X8
+	VCVTPS2PD X8, Y8
+	VMULPD    Y0, Y8, Y8
+	VROUNDPD  $0x0b, Y8, Y8
+	VMINPD    Y1, Y8, Y8
+	VADDPD    Y2, Y8, Y8
+	VPXOR     Y2, Y8, Y8
+	VPSRAD    $0x1f, X6, X6
+	VPMOVSXDQ X6, Y6
+	VPXOR     Y6, Y8, Y8
+	VPSUBQ    Y6, Y8, Y8
+	VPMOVZXDQ 16(DX), Y6
+	VPADDQ    Y6, Y8, Y8
+	VPADDQ    Y3, Y8, Y8
+	VSHUFPS   $0xdd, Y8, Y7, Y7
+	VPERMQ    $0xd8, Y7, Y7
+	VMOVDQU   Y7, (AX)
+	ADDQ      $0x20, CX
+	ADDQ      $0x20, DX
+	ADDQ      $0x20, AX
+	DECQ      SI
+	JNZ       turn
+	VZEROUPPER
+	RET
+
+// func multiply8(dst *uint64, words *byte, factors *float64, q *float64, mask uint64, turns int) uint64
+// Requires: AVX, AVX2, FMA3
+TEXT ·multiply8(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), AX
+	MOVQ         words+8(FP), CX
+	MOVQ         factors+16(FP), DX
+	MOVQ         q+24(FP), BX
+	VBROADCASTSD (BX), Y0
+	VBROADCASTSD 8(BX), Y1
+	VBROADCASTSD 16(BX), Y2
+	VBROADCASTSD 40(BX), Y5
+	VPBROADCASTQ mask+32(FP), Y3
+	MOVQ         turns+40(FP), BX
+	VPXOR        Y4, Y4, Y4
+	VXORPD       Y6, Y6, Y6
+
+turn:
+	VMOVDQU      (CX), Y7
+	VPAND        Y3, Y7, Y7
+	VPSUBQ       Y7, Y5, Y8
+	VPOR         Y8, Y4, Y4
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VMOVUPD      (DX), Y8
+	VMOVUPD      32(DX), Y9
+	VMULPD       Y8, Y7, Y10
+	VMULPD       Y9, Y7, Y9
+	VROUNDPD     $0x08, Y9, Y9
+	VFMSUB213PD  Y10, Y8, Y7
+	VFNMADD231PD Y0, Y9, Y10
+	VADDPD       Y10, Y7, Y7
+	VMULPD       Y1, Y7, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFNMADD231PD Y0, Y8, Y7
+	VCMPPD       $0x01, Y6, Y7, Y8
+	VANDPD       Y0, Y8, Y8
+	VADDPD       Y8, Y7, Y7
+	VADDPD       Y2, Y7, Y7
+	VXORPD       Y2, Y7, Y7
+	VMOVUPD      Y7, (AX)
+	VMOVDQU      32(CX), Y7
+	VPAND        Y3, Y7, Y7
+	VPSUBQ       Y7, Y5, Y8
+	VPOR         Y8, Y4, Y4
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VMOVUPD      64(DX), Y8
+	VMOVUPD      96(DX), Y9
+	VMULPD       Y8, Y7, Y10
+	VMULPD       Y9, Y7, Y9
+	VROUNDPD     $0x08, Y9, Y9
+	VFMSUB213PD  Y10, Y8, Y7
+	VFNMADD231PD Y0, Y9, Y10
+	VADDPD       Y10, Y7, Y7
+	VMULPD       Y1, Y7, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFNMADD231PD Y0, Y8, Y7
+	VCMPPD       $0x01, Y6, Y7, Y8
+	VANDPD       Y0, Y8, Y8
+	VADDPD       Y8, Y7, Y7
+	VADDPD       Y2, Y7, Y7
+	VXORPD       Y2, Y7, Y7
+	VMOVUPD      Y7, 32(AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	ADDQ         $0x80, DX
+	DECQ         BX
+	JNZ          turn
+	VMOVMSKPD    Y4, AX
+	NEGL         AX
+	MOVLQSX      AX, AX
+	MOVQ         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
 // func inverseFirst(p *uint64, table *float64, q *float64, blocks int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·inverseFirst(SB), NOSPLIT, $0-32

@@ -9,6 +9,16 @@ package kernel
 //go:noescape
 func gauss8(dst *int32, stream *byte, last *uint64, turns int)
 
+// stochastic8 rounds 8·turns values.
+//
+//go:noescape
+func stochastic8(steps *uint32, values *float32, rho *byte, constants *uint64, turns int)
+
+// multiply8 multiplies 8·turns masked words. Bit 63 of the result is set when one is not below q.
+//
+//go:noescape
+func multiply8(dst *uint64, words *byte, factors *float64, q *float64, mask uint64, turns int) uint64
+
 // inverseFirst turns 8·blocks residues into doubles and does the first three layers.
 //
 //go:noescape

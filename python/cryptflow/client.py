@@ -477,7 +477,7 @@ def create_task(
     mode : {"sum-key", "shared-key"}
         Key mode; see THREAT_MODEL.md before choosing the second.
     bits : int
-        Bits of a value, 2 to 24.
+        Bits of a value, 4 to 24.
     preset : str, optional
         Parameters; when missing, those with the fewest bytes.
     rounding : {"stochastic", "nearest"}

@@ -10,6 +10,8 @@ import (
 func main() {
 	ConstraintExpr("amd64")
 	gauss()
+	stochastic()
+	multiply()
 	first()
 	layer()
 	last()
@@ -62,6 +64,58 @@ func gauss() {
 	RET()
 }
 
+// stochastic: 8 values a turn, in two halves of four 64-bit integers.
+func stochastic() {
+	TEXT("stochastic8", NOSPLIT, "func(steps *uint32, values *float32, rho *byte, constants *uint64, turns int)")
+	Doc("stochastic8 rounds 8·turns values.")
+	Pragma("noescape")
+	steps, values := Load(Param("steps"), GP64()), Load(Param("values"), GP64())
+	rho, constants := Load(Param("rho"), GP64()), Load(Param("constants"), GP64())
+	turns := Load(Param("turns"), GP64())
+	scale, bound, magic, offset := YMM(), YMM(), YMM(), YMM()
+	for i, r := range []VecVirtual{scale, bound, magic, offset} {
+		VPBROADCASTQ(Mem{Base: constants, Disp: 8 * i}, r)
+	}
+	beyond, magnitude := XMM(), XMM()
+	VPBROADCASTD(Mem{Base: constants, Disp: 32}, beyond)
+	VPCMPEQD(magnitude, magnitude, magnitude)
+	VPSRLD(Imm(1), magnitude, magnitude)
+	Label("turn")
+	var half [2]VecVirtual
+	for i := range half {
+		x, a, sign32 := XMM(), XMM(), XMM()
+		y, sign, r := YMM(), YMM(), YMM()
+		VMOVDQU(Mem{Base: values, Disp: 16 * i}, x)
+		VPAND(magnitude, x, a)
+		VPMINUD(beyond, a, a)
+		VCVTPS2PD(a, y)
+		VMULPD(scale, y, y)
+		VROUNDPD(Imm(11), y, y) // towards zero
+		VMINPD(bound, y, y)
+		VADDPD(magic, y, y)
+		VPXOR(magic, y, y)
+		VPSRAD(Imm(31), x, sign32)
+		VPMOVSXDQ(sign32, sign)
+		VPXOR(sign, y, y)
+		VPSUBQ(sign, y, y)
+		VPMOVZXDQ(Mem{Base: rho, Disp: 16 * i}, r)
+		VPADDQ(r, y, y)
+		VPADDQ(offset, y, y)
+		half[i] = y
+	}
+	// The upper halves of eight 64-bit integers, in order.
+	VSHUFPS(Imm(0xdd), half[1], half[0], half[0])
+	VPERMQ(Imm(0xd8), half[0], half[0])
+	VMOVDQU(half[0], Mem{Base: steps})
+	ADDQ(Imm(32), values)
+	ADDQ(Imm(32), rho)
+	ADDQ(Imm(32), steps)
+	DECQ(turns)
+	JNZ(LabelRef("turn"))
+	VZEROUPPER()
+	RET()
+}
+
 // modulus holds q and 1/q in every lane.
 type modulus struct{ q, inverse VecVirtual }
 
@@ -99,6 +153,60 @@ func (m modulus) butterfly(u, v VecVirtual, w, wq VecVirtual) {
 	m.reduce(u)
 	m.product(d, w, wq)
 	VMOVAPD(d, v)
+}
+
+// multiply: words of a stream, masked, times fixed factors modulo q.
+func multiply() {
+	TEXT("multiply8", NOSPLIT, "func(dst *uint64, words *byte, factors *float64, q *float64, mask uint64, turns int) uint64")
+	Doc("multiply8 multiplies 8·turns masked words. Bit 63 of the result is set when one is not below q.")
+	Pragma("noescape")
+	dst, words := Load(Param("dst"), GP64()), Load(Param("words"), GP64())
+	factors, q := Load(Param("factors"), GP64()), Load(Param("q"), GP64())
+	m := loadModulus(q)
+	magic, mask, bad, largest, zero := YMM(), YMM(), YMM(), YMM(), YMM()
+	VBROADCASTSD(Mem{Base: q, Disp: 16}, magic)
+	VBROADCASTSD(Mem{Base: q, Disp: 40}, largest) // q − 1, an integer
+	maskAt, err := Param("mask").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	VPBROADCASTQ(maskAt.Addr, mask)
+	turns := Load(Param("turns"), GP64())
+	VPXOR(bad, bad, bad)
+	VXORPD(zero, zero, zero)
+	Label("turn")
+	for i := range 2 {
+		x, c, s, w, wq := YMM(), YMM(), YMM(), YMM(), YMM()
+		VMOVDQU(Mem{Base: words, Disp: 32 * i}, x)
+		VPAND(mask, x, x)
+		VPSUBQ(x, largest, c)
+		VPOR(c, bad, bad)
+		VPOR(magic, x, x)
+		VSUBPD(magic, x, x)
+		VMOVUPD(Mem{Base: factors, Disp: 64 * i}, w)
+		VMOVUPD(Mem{Base: factors, Disp: 64*i + 32}, wq)
+		m.product(x, w, wq)
+		m.reduce(x)
+		VCMPPD(Imm(1), zero, x, s)
+		VANDPD(m.q, s, s)
+		VADDPD(s, x, x)
+		VADDPD(magic, x, x)
+		VXORPD(magic, x, x)
+		VMOVUPD(x, Mem{Base: dst, Disp: 32 * i})
+	}
+	ADDQ(Imm(64), words)
+	ADDQ(Imm(64), dst)
+	ADDQ(Imm(128), factors)
+	DECQ(turns)
+	JNZ(LabelRef("turn"))
+	sign := GP32()
+	VMOVMSKPD(bad, sign)
+	NEGL(sign) // bit 31 when any lane's is set
+	wide := GP64()
+	MOVLQSX(sign, wide)
+	Store(wide, ReturnIndex(0))
+	VZEROUPPER()
+	RET()
 }
 
 // first: integers to doubles and the layers of distance 1, 2 and 4, eight
