@@ -43,6 +43,8 @@ func (f *field) addMessage(c []uint64, limbs [][]uint64, e []int32, width int) {
 		}
 	case 2:
 		low, high := limbs[0][:len(c)], limbs[1][:len(c)]
+		done := f.limb.Message(c, high, low, e)
+		c, e, low, high = c[done:], e[done:], low[done:], high[done:]
 		for i, v := range c {
 			acc := f.shift(high[i], width, mask) + low[i]
 			c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
@@ -97,10 +99,13 @@ func (c *context) joinTwo(words, residues [][]uint64, n, logDelta int, bound uin
 	r0, r1 := residues[0][:n], residues[1][:n]
 	w0, w1 := words[0][:n], words[1][:n]
 	bad := uint64(0)
+	digits := r1
+	for i := f.garner.Difference(digits, r1, r0); i < n; i++ {
+		// Primes share their bit length: r0 is below 2·q1.
+		digits[i] = f.mul(r1[i]+f.q-below(r0[i], f.q), inv)
+	}
 	for i, v := range r0 {
-		// Primes share their bit length: v is below 2·q1.
-		d := r1[i] + f.q - below(v, f.q)
-		hi, lo := bits.Mul64(f.mul(d, inv), q0)
+		hi, lo := bits.Mul64(digits[i], q0)
 		lo, carry := bits.Add64(lo, v, 0)
 		hi += carry
 		lo, carry = bits.Add64(lo, half, 0)

@@ -46,6 +46,9 @@ type field struct {
 	c    uint64 // 2^Width modulo q: small, as q lies just below 2^Width
 	sub  *ring.SubRing
 	fast *kernel.Inverse // nil: lattigo's
+
+	limb   *kernel.One // times 2^Width; nil: portable
+	garner *kernel.One // times q_0^-1, in the second prime; nil: portable
 }
 
 // inverse does the inverse transform of p in place.
@@ -117,9 +120,13 @@ func newContext(p *params.Preset) (*context, error) {
 			roots[i] = f.mul(w, 1)
 		}
 		f.fast = kernel.NewInverse(q, roots, f.mul(s.NInv, 1))
+		f.limb = kernel.NewOne(q, f.c)
 		for i := range j {
 			inv := new(big.Int).ModInverse(new(big.Int).SetUint64(p.Primes[i]), new(big.Int).SetUint64(q))
 			c.inverse[j][i] = f.mul(inv.Uint64(), f.r2)
+			if i == 0 {
+				f.garner = kernel.NewOne(q, inv.Uint64())
+			}
 		}
 		c.fields = append(c.fields, f)
 	}

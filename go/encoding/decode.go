@@ -15,6 +15,9 @@ func (l *Lanes) Decode(out []float32, words [][]uint64, first int64, weight uint
 	s := l.scheme
 	n := (len(out) + s.Lanes - 1) / s.Lanes
 	bad := unused(words, n, len(out), s)
+	if len(words) == 2 {
+		return l.decodeTwo(out, words, first, weight, divisor, bad)
+	}
 	for k := l.at(first); k < len(l.tensors); k++ {
 		t := &l.tensors[k]
 		from, to := max(t.from-first, 0), min(t.to-first, int64(len(out)))
@@ -33,10 +36,96 @@ func (l *Lanes) Decode(out []float32, words [][]uint64, first int64, weight uint
 			at = end
 		}
 	}
+	return beyond(bad, weight)
+}
+
+// beyond is the error of a sum that its terms cannot have.
+func beyond(bad uint64, weight uint32) error {
 	if bad>>63 != 0 {
 		return fmt.Errorf("a lane holds more than %d terms can sum to: %w", weight, errs.ErrDecrypt)
 	}
 	return nil
+}
+
+// decodeTwo is Decode for coefficients of two words: lanes are shifted out one
+// after the other.
+func (l *Lanes) decodeTwo(out []float32, words [][]uint64, first int64, weight uint32, divisor float64, bad uint64) error {
+	s := l.scheme
+	o := lanesOut{offset: int64(weight) * s.Half(), width: uint(s.LaneWidth()), lanes: s.Lanes}
+	low, high := words[0], words[1]
+	for k := l.at(first); len(out) > 0; {
+		t := &l.tensors[k]
+		o.scale = t.limit / float64(s.Half()) / divisor
+		// Coefficients that lie within the tensor, and then one that may not.
+		whole := int(min(t.to-first, int64(len(out)))) / s.Lanes
+		bad |= o.open(out[:whole*s.Lanes], low[:whole], high[:whole])
+		out, low, high, first = out[whole*s.Lanes:], low[whole:], high[whole:], first+int64(whole*s.Lanes)
+		if len(out) == 0 {
+			break
+		}
+		lo, hi := low[0], high[0]
+		n := min(s.Lanes, len(out))
+		for j := range n {
+			for first == l.tensors[k].to {
+				k++
+				o.scale = l.tensors[k].limit / float64(s.Half()) / divisor
+			}
+			v := lo & (1<<o.width - 1)
+			lo, hi = lo>>o.width|hi<<(64-o.width), hi>>o.width
+			bad |= uint64(2*o.offset) - v
+			out[j] = float32(float64(int64(v)-o.offset) * o.scale)
+			first++
+		}
+		out, low, high = out[n:], low[1:], high[1:]
+		if len(out) > 0 && first == l.tensors[k].to {
+			k++
+		}
+	}
+	return beyond(bad, weight)
+}
+
+// lanesOut is what opening whole coefficients of one tensor needs.
+type lanesOut struct {
+	offset int64
+	scale  float64
+	width  uint
+	lanes  int
+}
+
+// open writes the values of whole coefficients. Bit 63 of the result is set
+// when a sum exceeds twice the offset.
+func (o *lanesOut) open(out []float32, low, high []uint64) (bad uint64) {
+	down, up := o.width&63, (64-o.width)&63
+	mask, limit, offset, scale := uint64(1)<<o.width-1, uint64(2*o.offset), o.offset, o.scale
+	high = high[:len(low)]
+	if o.lanes == 4 {
+		for i, lo := range low {
+			hi, p := high[i], (*[4]float32)(out[4*i:])
+			a := lo & mask
+			lo, hi = lo>>down|hi<<up, hi>>down
+			b := lo & mask
+			lo, hi = lo>>down|hi<<up, hi>>down
+			c := lo & mask
+			d := (lo>>down | hi<<up) & mask
+			bad |= (limit - a) | (limit - b) | (limit - c) | (limit - d)
+			p[0] = float32(float64(int64(a)-offset) * scale)
+			p[1] = float32(float64(int64(b)-offset) * scale)
+			p[2] = float32(float64(int64(c)-offset) * scale)
+			p[3] = float32(float64(int64(d)-offset) * scale)
+		}
+		return bad
+	}
+	for i, lo := range low {
+		hi := high[i]
+		p := out[i*o.lanes : (i+1)*o.lanes]
+		for j := range p {
+			v := lo & mask
+			lo, hi = lo>>down|hi<<up, hi>>down
+			bad |= limit - v
+			p[j] = float32(float64(int64(v)-offset) * scale)
+		}
+	}
+	return bad
 }
 
 // coefficients [i, j) are those whose given lane carries one of the values

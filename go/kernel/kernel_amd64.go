@@ -46,6 +46,30 @@ func (f *Factors) Multiply(dst []uint64, words []byte, mask uint64) bool {
 	return multiply8(&dst[0], &words[0], &f.pairs[0], &f.constants[0], mask, f.n/8)>>63 == 0
 }
 
+// Message adds high·factor + low + e to the first residues of c, eight at a
+// time, and returns how many. Limbs are at most 2^51.
+func (o *One) Message(c, high, low []uint64, e []int32) int {
+	turns := len(c) / 8
+	if o == nil || turns == 0 {
+		return 0
+	}
+	high, low, e = high[:len(c)], low[:len(c)], e[:len(c)]
+	message8(&c[0], &high[0], &low[0], &e[0], &o.constants[0], turns)
+	return 8 * turns
+}
+
+// Difference writes (a − b)·factor to dst for residues a and b below 2q, eight
+// at a time, and returns how many.
+func (o *One) Difference(dst, a, b []uint64) int {
+	turns := len(dst) / 8
+	if o == nil || turns == 0 {
+		return 0
+	}
+	a, b = a[:len(dst)], b[:len(dst)]
+	difference8(&dst[0], &a[0], &b[0], &o.constants[0], turns)
+	return 8 * turns
+}
+
 // Transform does t's inverse transform in place on residues below q.
 func (t *Inverse) Transform(p []uint64) {
 	p = p[:t.n]

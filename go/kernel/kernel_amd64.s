@@ -376,6 +376,156 @@ turn:
 	VZEROUPPER
 	RET
 
+// func message8(c *uint64, high *uint64, low *uint64, e *int32, q *float64, turns int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·message8(SB), NOSPLIT, $0-48
+	MOVQ         c+0(FP), AX
+	MOVQ         high+8(FP), CX
+	MOVQ         low+16(FP), DX
+	MOVQ         e+24(FP), BX
+	MOVQ         q+32(FP), SI
+	MOVQ         turns+40(FP), DI
+	VBROADCASTSD (SI), Y0
+	VBROADCASTSD 8(SI), Y1
+	VBROADCASTSD 16(SI), Y2
+	VBROADCASTSD 24(SI), Y3
+	VBROADCASTSD 32(SI), Y4
+	VXORPD       Y5, Y5, Y5
+
+turn:
+	VMOVDQU      (CX), Y6
+	VPOR         Y2, Y6, Y6
+	VSUBPD       Y2, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      (DX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      (AX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTDQ2PD    (BX), Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y1, Y6, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFNMADD231PD Y0, Y7, Y6
+	VCMPPD       $0x01, Y5, Y6, Y7
+	VANDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VADDPD       Y2, Y6, Y6
+	VXORPD       Y2, Y6, Y6
+	VMOVUPD      Y6, (AX)
+	VMOVDQU      32(CX), Y6
+	VPOR         Y2, Y6, Y6
+	VSUBPD       Y2, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      32(DX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      32(AX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTDQ2PD    16(BX), Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y1, Y6, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFNMADD231PD Y0, Y7, Y6
+	VCMPPD       $0x01, Y5, Y6, Y7
+	VANDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VADDPD       Y2, Y6, Y6
+	VXORPD       Y2, Y6, Y6
+	VMOVUPD      Y6, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	ADDQ         $0x20, BX
+	DECQ         DI
+	JNZ          turn
+	VZEROUPPER
+	RET
+
+// func difference8(dst *uint64, a *uint64, b *uint64, q *float64, turns int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·difference8(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         b+16(FP), DX
+	MOVQ         q+24(FP), BX
+	MOVQ         turns+32(FP), SI
+	VBROADCASTSD (BX), Y0
+	VBROADCASTSD 8(BX), Y1
+	VBROADCASTSD 16(BX), Y2
+	VBROADCASTSD 24(BX), Y3
+	VBROADCASTSD 32(BX), Y4
+	VXORPD       Y5, Y5, Y5
+
+turn:
+	VMOVDQU      (CX), Y6
+	VMOVDQU      (DX), Y7
+	VPOR         Y2, Y6, Y6
+	VSUBPD       Y2, Y6, Y6
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VSUBPD       Y7, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y1, Y6, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFNMADD231PD Y0, Y7, Y6
+	VCMPPD       $0x01, Y5, Y6, Y7
+	VANDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VADDPD       Y2, Y6, Y6
+	VXORPD       Y2, Y6, Y6
+	VMOVUPD      Y6, (AX)
+	VMOVDQU      32(CX), Y6
+	VMOVDQU      32(DX), Y7
+	VPOR         Y2, Y6, Y6
+	VSUBPD       Y2, Y6, Y6
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VSUBPD       Y7, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y1, Y6, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFNMADD231PD Y0, Y7, Y6
+	VCMPPD       $0x01, Y5, Y6, Y7
+	VANDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VADDPD       Y2, Y6, Y6
+	VXORPD       Y2, Y6, Y6
+	VMOVUPD      Y6, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         SI
+	JNZ          turn
+	VZEROUPPER
+	RET
+
 // func inverseFirst(p *uint64, table *float64, q *float64, blocks int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·inverseFirst(SB), NOSPLIT, $0-32

@@ -17,5 +17,11 @@ func Stochastic([]uint32, []float32, []byte, float64, int64, uint32) int { retur
 // Multiply is never called here: NewFactors returns nil.
 func (f *Factors) Multiply([]uint64, []byte, uint64) bool { panic("kernel: not available") }
 
+// Message does nothing here.
+func (o *One) Message([]uint64, []uint64, []uint64, []int32) int { return 0 }
+
+// Difference does nothing here.
+func (o *One) Difference([]uint64, []uint64, []uint64) int { return 0 }
+
 // Transform is never called here: NewInverse returns nil.
 func (t *Inverse) Transform([]uint64) { panic("kernel: not available") }

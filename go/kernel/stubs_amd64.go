@@ -19,6 +19,16 @@ func stochastic8(steps *uint32, values *float32, rho *byte, constants *uint64, t
 //go:noescape
 func multiply8(dst *uint64, words *byte, factors *float64, q *float64, mask uint64, turns int) uint64
 
+// message8 adds 8·turns messages of two limbs and errors to residues.
+//
+//go:noescape
+func message8(c *uint64, high *uint64, low *uint64, e *int32, q *float64, turns int)
+
+// difference8 writes 8·turns products of differences and one factor.
+//
+//go:noescape
+func difference8(dst *uint64, a *uint64, b *uint64, q *float64, turns int)
+
 // inverseFirst turns 8·blocks residues into doubles and does the first three layers.
 //
 //go:noescape
