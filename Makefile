@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo bench proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,14 @@ test-vectors: build ## verify testdata/vectors with code that shares nothing wit
 
 demo: build ## five processes agree on a model that no server sees: build/demo/
 	$(BIN)/python examples/demo/run.py $(DEMO)
+
+RUNS ?= 200
+kill: ## kill services at random moments of RUNS seeded rounds
+	CRYPTFLOW_KILL_RUNS=$(RUNS) $(GO) test ./go/faults -run Kill -parallel 2 -count 1 -timeout 6h -v | grep -v -e '^=== ' -e '^    --- PASS'
+
+MIB ?= 512
+memory: ## the aggregator's memory with contributions of MIB mebibytes
+	CRYPTFLOW_MEMORY_MIB=$(MIB) $(GO) test ./go/faults -run Memory -count 1 -timeout 1h -v
 
 bench: build ## measure the core beside its peers into benchmarks/results/core.json
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'

@@ -78,7 +78,7 @@ type KMS struct {
 
 // Defaults of what a file may leave out.
 func (a *Aggregator) defaults() {
-	a.Streams, a.ReserveMiB, a.Log = 8, 256, "info"
+	a.Streams, a.ReserveMiB, a.Log = 4, 256, "info"
 }
 
 func (k *KMS) defaults() {

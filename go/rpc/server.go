@@ -28,7 +28,7 @@ const (
 	maxReply = 4 << 20
 	// window is what one stream may have in flight. It is static, so that a
 	// service's memory follows from the number of its streams.
-	window = 512 << 10
+	window = 256 << 10
 	// maxStreams bounds the calls of one connection.
 	maxStreams = 64
 )

@@ -131,7 +131,7 @@ func (h *House) build(p Plan) error {
 	if err := config.Write(h.KMS, "Key service: cryptflow kms --config "+h.KMS, k); err != nil {
 		return err
 	}
-	a := &config.Aggregator{Service: config.Service{Listen: address(0), Admin: address(2), Data: "data", AdminKeys: k.AdminKeys, Log: p.Log}, KMS: address(1), Streams: 8, ReserveMiB: 256}
+	a := &config.Aggregator{Service: config.Service{Listen: address(0), Admin: address(2), Data: "data", AdminKeys: k.AdminKeys, Log: p.Log}, KMS: address(1), Streams: 4, ReserveMiB: 256}
 	if a.Credentials, err = h.issue(ca, identity.Aggregator, "aggregator", "aggregator"); err != nil {
 		return err
 	}
