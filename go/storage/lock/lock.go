@@ -3,6 +3,7 @@
 package lock
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -21,6 +22,9 @@ func Acquire(path string) (*File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close() // nothing was written
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("locking %s, which needs a file system with locks: %v: %w", path, err, errs.ErrConfig)
+		}
 		return nil, fmt.Errorf("%s is held: another process uses this data folder; stop it or name another folder: %w", path, errs.ErrConfig)
 	}
 	return &File{f}, nil

@@ -4,7 +4,15 @@
 // # Security
 //
 // The file and its lock are readable by their owner only. A second process
-// that opens the same ledger is refused.
+// that opens the same ledger is refused. Damage to the structure of the file
+// is reported; SQLite does not checksum values, so callers sign or hash what
+// must not change unnoticed.
+//
+// # Durability
+//
+// After an error of the disk while writing nobody knows what the file holds:
+// the ledger then refuses every further change until it is opened again, when
+// SQLite recovers what was acknowledged.
 //
 // # Compatibility
 //
@@ -12,41 +20,30 @@
 package sqlite
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
-	"syscall"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	_ "modernc.org/sqlite" // the driver called sqlite
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/storage/disk"
 	"github.com/cryptflow/cryptflow/go/storage/lock"
 )
 
 // schema is the version of the tables.
 const schema = 1
 
-type ledger struct {
-	lock   *lock.File
-	writer *sql.DB // one connection
-	reader *sql.DB
-	mu     sync.Mutex
-}
-
 // readers is how many snapshots may be read at once.
 const readers = 4
 
 // Open opens or makes the ledger in a file.
 func Open(path string) (storage.Ledger, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := disk.Mkdir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("making the ledger's folder: %v: %w", err, errs.ErrConfig)
 	}
 	held, err := lock.Acquire(path + ".lock")
@@ -61,41 +58,33 @@ func Open(path string) (storage.Ledger, error) {
 }
 
 func (l *ledger) open(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	if err := own(path); err != nil {
 		return fmt.Errorf("opening the ledger: %v: %w", err, errs.ErrConfig)
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("opening the ledger: %v: %w", err, errs.ErrConfig)
-	}
-	connect := func(mode string, n int) (*sql.DB, error) {
-		q := url.Values{"_txlock": {mode}, "_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)", "trusted_schema(OFF)"}}
-		db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
-		if err != nil {
-			return nil, classify(err)
-		}
-		db.SetMaxOpenConns(n)
-		db.SetMaxIdleConns(n)
-		return db, nil
-	}
-	if l.writer, err = connect("immediate", 1); err != nil {
+	var err error
+	if l.writer, err = connect(path, "immediate", 1); err != nil {
 		return err
 	}
-	if l.reader, err = connect("deferred", readers); err != nil {
+	if l.reader, err = connect(path, "deferred", readers, "query_only(ON)"); err != nil {
 		return err
 	}
-	var version int
+	var version, tables int
 	if err := l.writer.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
 		return classify(err)
 	}
-	switch version {
-	case schema:
-	case 0:
+	if err := l.writer.QueryRow("SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+		return classify(err)
+	}
+	switch {
+	case version == schema:
+	case version == 0 && tables == 0:
 		if _, err := l.writer.Exec(`BEGIN IMMEDIATE;
 			CREATE TABLE entries (bucket TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID;
 			PRAGMA user_version = 1; COMMIT`); err != nil {
 			return classify(err)
 		}
+	case version == 0:
+		return fmt.Errorf("%s is a database of another program; name another file: %w", path, errs.ErrConfig)
 	default:
 		return fmt.Errorf("the ledger %s has format %d and this program knows %d; use the program that wrote it: %w", path, version, schema, errs.ErrConfig)
 	}
@@ -109,121 +98,26 @@ func (l *ledger) open(path string) error {
 	return nil
 }
 
-// classify gives an error of SQLite its code.
-func classify(err error) error {
-	if err == nil {
-		return nil
-	}
-	var s *sqlite.Error
-	if errors.As(err, &s) {
-		switch s.Code() & 0xff {
-		case sqlite3.SQLITE_FULL:
-			return fmt.Errorf("the ledger's disk is full: %w", errs.ErrDiskFull)
-		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-			return fmt.Errorf("the ledger is damaged; restore it from a backup: %w", errs.ErrStorage)
-		}
-	}
-	if errors.Is(err, syscall.ENOSPC) {
-		return fmt.Errorf("the ledger's disk is full: %w", errs.ErrDiskFull)
-	}
-	return fmt.Errorf("ledger: %w", err)
-}
-
-func (l *ledger) View(ctx context.Context, f func(storage.Reader) error) error {
-	tx, err := l.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+// own makes the file where it is missing and closes it to others. SQLite gives
+// its log the same mode.
+func own(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return classify(err)
-	}
-	defer tx.Rollback() //nolint:errcheck // nothing was written
-	return f(&rows{ctx, tx})
-}
-
-func (l *ledger) Update(ctx context.Context, f func(storage.Writer) error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	tx, err := l.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return classify(err)
-	}
-	done := false
-	defer func() {
-		if !done {
-			_ = tx.Rollback() // the error that led here is the one to report
-		}
-	}()
-	if err := f(&rows{ctx, tx}); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	done = true
-	return classify(tx.Commit())
+	return errors.Join(f.Chmod(0o600), f.Close(), disk.Sync(filepath.Dir(path)))
 }
 
-func (l *ledger) Close() error {
-	var all []error
-	for _, db := range []*sql.DB{l.reader, l.writer} {
-		if db != nil {
-			all = append(all, db.Close())
-		}
-	}
-	return errors.Join(append(all, l.lock.Release())...)
-}
-
-// rows is one transaction.
-type rows struct {
-	ctx context.Context
-	tx  *sql.Tx
-}
-
-func (r *rows) Get(bucket, key string) ([]byte, error) {
-	var v []byte
-	err := r.tx.QueryRowContext(r.ctx, "SELECT value FROM entries WHERE bucket = ? AND key = ?", bucket, key).Scan(&v)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	if err == nil && v == nil {
-		v = []byte{}
-	}
-	return v, classify(err)
-}
-
-func (r *rows) List(bucket, prefix string, f func(key string, value []byte) error) (err error) {
-	q := "SELECT key, value FROM entries WHERE bucket = ? AND key >= ? ORDER BY key"
-	found, err := r.tx.QueryContext(r.ctx, q, bucket, prefix)
+// connect opens a pool of n connections whose transactions begin in a mode.
+func connect(path, mode string, n int, pragmas ...string) (*sql.DB, error) {
+	q := url.Values{"_txlock": {mode}, "_pragma": append([]string{
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "fullfsync(ON)", "trusted_schema(OFF)",
+	}, pragmas...)}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
 	if err != nil {
-		return classify(err)
+		return nil, classify(err)
 	}
-	defer func() { err = errors.Join(err, classify(found.Close())) }()
-	for found.Next() {
-		var key string
-		var value []byte
-		if err := found.Scan(&key, &value); err != nil {
-			return classify(err)
-		}
-		if !strings.HasPrefix(key, prefix) {
-			return nil
-		}
-		if value == nil {
-			value = []byte{}
-		}
-		if err := f(key, value); err != nil {
-			return err
-		}
-	}
-	return classify(found.Err())
-}
-
-func (r *rows) Put(bucket, key string, value []byte) error {
-	if value == nil {
-		value = []byte{}
-	}
-	_, err := r.tx.ExecContext(r.ctx, "INSERT INTO entries (bucket, key, value) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", bucket, key, value)
-	return classify(err)
-}
-
-func (r *rows) Delete(bucket, key string) error {
-	_, err := r.tx.ExecContext(r.ctx, "DELETE FROM entries WHERE bucket = ? AND key = ?", bucket, key)
-	return classify(err)
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	return db, nil
 }
