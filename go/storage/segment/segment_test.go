@@ -3,6 +3,7 @@ package segment_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -75,10 +76,23 @@ func TestDamageIsNeverRead(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
-	for range 200 {
+	flip := func(at int) {
+		t.Helper()
 		b := bytes.Clone(whole)
-		b[rng.IntN(len(b))] ^= 1 << rng.IntN(8)
-		refused("a flipped bit", b)
+		b[at] ^= 1 << rng.IntN(8)
+		refused(fmt.Sprintf("a flipped bit at %d", at), b)
+	}
+	for range 200 {
+		flip(rng.IntN(len(whole)))
+	}
+	for at := range 8 + 4 { // the header and the first bytes
+		flip(at)
+	}
+	for at := 8 + 65536 - 2; at < 8+65536+4+2; at++ { // a checksum and around it
+		flip(at)
+	}
+	for at := len(whole) - 12 - 4 - 2; at < len(whole); at++ { // the last checksum and the footer
+		flip(at)
 	}
 	for _, n := range []int{0, 1, 7, 8, 19, 20, 65536, len(whole) / 2, len(whole) - 13, len(whole) - 12, len(whole) - 1} {
 		refused("cut", whole[:n])

@@ -3,6 +3,7 @@ package storagetest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -129,12 +130,15 @@ func Blobs(t *testing.T, open func(t *testing.T, folder string) storage.Blobs) {
 	t.Run("names", func(t *testing.T) {
 		s := open(t, t.TempDir())
 		defer s.Close()
-		for _, bad := range []string{"", "/", "a//b", "../a", "a/..", ".", "a/./b", "a b", "A", "a\x00", "ü", strings.Repeat("a", 256), "a/", "/a", `a\b`} {
+		for _, bad := range []string{"", "/", "a//b", "../a", "a/..", ".", "a/./b", "a b", "A", "..", "a/../../b", "a\n", "a\nb", "a\x00", "ü", strings.Repeat("a", 256), "a/", "/a", `a\b`} {
 			if _, err := s.Create(t.Context(), bad); !errors.Is(err, errs.ErrArgument) {
 				t.Errorf("%q: %v", bad, err)
 			}
 			if _, err := s.Open(t.Context(), bad); !errors.Is(err, errs.ErrArgument) {
 				t.Errorf("opening %q: %v", bad, err)
+			}
+			if err := s.Delete(t.Context(), bad); !errors.Is(err, errs.ErrArgument) {
+				t.Errorf("deleting %q: %v", bad, err)
 			}
 		}
 		for _, name := range []string{"c/2", "c/1/x", "c/1/y", "d", "c/10"} {
@@ -160,6 +164,120 @@ func Blobs(t *testing.T, open func(t *testing.T, folder string) storage.Blobs) {
 		got := make([]byte, 7)
 		if _, err := r.ReadAt(got, 0); err != nil || string(got) != "another" {
 			t.Fatalf("%q, %v", got, err)
+		}
+	})
+	t.Run("unusual names", func(t *testing.T) {
+		s := open(t, t.TempDir())
+		defer s.Close()
+		all := []string{"-", "...", ".a", "_/0/-/..a", strings.Repeat("a", 255), strings.Repeat("b/", 127) + "b"}
+		for _, name := range all {
+			store(t, s, name, []byte(name))
+		}
+		slices.Sort(all)
+		if got := names(t, s, ""); !slices.Equal(got, all) {
+			t.Fatalf("listed %q", got)
+		}
+		for _, prefix := range []string{"../", "/", "b//", "never/", "-/"} {
+			if got := names(t, s, prefix); len(got) != 0 {
+				t.Errorf("%q lists %q", prefix, got)
+			}
+		}
+	})
+	t.Run("a replaced blob is whole", func(t *testing.T) {
+		s := open(t, t.TempDir())
+		defer s.Close()
+		store(t, s, "x", bytesOf(1, 70000))
+		old, err := s.Open(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer old.Close()
+		w, err := s.Create(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bytesOf(2, 100)); err != nil {
+			t.Fatal(err)
+		}
+		same := func(r storage.Blob, want []byte) {
+			t.Helper()
+			got := make([]byte, r.Size())
+			if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+		}
+		same(old, bytesOf(1, 70000))
+		if err := w.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		same(old, bytesOf(1, 70000)) // what was opened stays
+		now, err := s.Open(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(now, bytesOf(2, 100))
+		if _, err := w.Write([]byte("more")); !errors.Is(err, errs.ErrState) {
+			t.Fatalf("writing after the commit: %v", err)
+		}
+		if err := errors.Join(w.Abort(), now.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, s, ""); !slices.Equal(got, []string{"x"}) {
+			t.Fatalf("an Abort after the commit left %q", got)
+		}
+	})
+	t.Run("many at once", func(t *testing.T) {
+		s := open(t, t.TempDir())
+		defer s.Close()
+		var wg sync.WaitGroup
+		for worker := range 4 {
+			wg.Go(func() {
+				for i := range 10 {
+					name := fmt.Sprintf("shared/%d/%d", i%2, worker*100+i)
+					w, err := s.Create(t.Context(), name)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, err = w.Write([]byte(name))
+					if err := errors.Join(err, w.Commit()); err != nil {
+						t.Error(err)
+					}
+					if err := s.List(t.Context(), "shared/", func(string) error { return nil }); err != nil {
+						t.Errorf("listing while others delete: %v", err)
+					}
+					if err := s.Delete(t.Context(), name); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if got := names(t, s, ""); len(got) != 0 {
+			t.Fatalf("left: %q", got)
+		}
+	})
+	t.Run("nothing changes after Close", func(t *testing.T) {
+		folder := t.TempDir()
+		s := open(t, folder)
+		store(t, s, "kept", []byte("x"))
+		w, err := s.Create(t.Context(), "late")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.Close(), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		next := open(t, folder)
+		defer next.Close()
+		_, creating := s.Create(t.Context(), "y")
+		for what, err := range map[string]error{"create": creating, "commit": w.Commit(), "delete": s.Delete(t.Context(), "kept")} {
+			if !errors.Is(err, errs.ErrBadHandle) {
+				t.Errorf("%s after Close: %v", what, err)
+			}
+		}
+		if got := names(t, next, ""); !slices.Equal(got, []string{"kept"}) {
+			t.Fatalf("the next owner sees %q", got)
 		}
 	})
 }

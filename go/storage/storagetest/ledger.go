@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/storage"
 )
 
@@ -103,6 +104,79 @@ func Ledger(t *testing.T, open func(t *testing.T, folder string) storage.Ledger)
 			t.Fatalf("the callback's error became %v", err)
 		}
 	})
+	t.Run("keys are any bytes", func(t *testing.T) {
+		l := open(t, t.TempDir())
+		defer l.Close()
+		keys := []string{"", "\x00", "\x00\x00", "a\x00b", "a'b", "\x7f", "\x80", "\xff", "\xff\xff"} // ascending
+		for _, k := range slices.Backward(keys) {
+			put(t, l, "b\x00", k, []byte(k+"!"))
+		}
+		put(t, l, "b", "other", nil)
+		var got []string
+		if err := l.View(t.Context(), func(r storage.Reader) error {
+			return r.List("b\x00", "", func(k string, v []byte) error {
+				got = append(got, k)
+				again, err := r.Get("b\x00", k) // reading while listing
+				if err == nil && (string(again) != k+"!" || string(v) != k+"!") {
+					err = fmt.Errorf("%q holds %q and %q", k, v, again)
+				}
+				return err
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, keys) {
+			t.Fatalf("listed %q, want %q", got, keys)
+		}
+	})
+	t.Run("use at the wrong time", func(t *testing.T) {
+		l := open(t, t.TempDir())
+		put(t, l, "b", "k", []byte("before"))
+		var kept storage.Writer
+		if err := l.Update(t.Context(), func(w storage.Writer) error {
+			kept = w
+			return w.List("b", "", func(k string, _ []byte) error {
+				if err := w.Put("b", k, []byte("after")); !errors.Is(err, errs.ErrState) {
+					return fmt.Errorf("a change while listing: %w", err)
+				}
+				return nil
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := kept.Put("b", "k", []byte("after")); !errors.Is(err, errs.ErrState) {
+			t.Fatalf("a change after its transaction: %v", err)
+		}
+		if v := get(t, l, "b", "k"); string(v) != "before" {
+			t.Fatalf("%q", v)
+		}
+		if err := errors.Join(l.Close(), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Update(t.Context(), func(storage.Writer) error { return nil }); !errors.Is(err, errs.ErrBadHandle) {
+			t.Fatalf("a change after Close: %v", err)
+		}
+		if err := l.View(t.Context(), func(storage.Reader) error { return nil }); !errors.Is(err, errs.ErrBadHandle) {
+			t.Fatalf("a view after Close: %v", err)
+		}
+	})
+	t.Run("a panic changes nothing", func(t *testing.T) {
+		l := open(t, t.TempDir())
+		defer l.Close()
+		func() {
+			defer func() { _ = recover() }()
+			_ = l.Update(t.Context(), func(w storage.Writer) error {
+				if err := w.Put("b", "k", nil); err != nil {
+					return err
+				}
+				panic(errWanted)
+			})
+		}()
+		if v := get(t, l, "b", "k"); v != nil {
+			t.Fatalf("%q", v)
+		}
+		put(t, l, "b", "k", []byte("later"))
+	})
 	t.Run("a failed change changes nothing", func(t *testing.T) {
 		l := open(t, t.TempDir())
 		defer l.Close()
@@ -127,7 +201,7 @@ func Ledger(t *testing.T, open func(t *testing.T, folder string) storage.Ledger)
 			defer cancel()
 			return w.Put("b", "k", []byte("after"))
 		})
-		if err == nil || string(get(t, l, "b", "k")) != "before" {
+		if !errors.Is(err, errs.ErrCancelled) || string(get(t, l, "b", "k")) != "before" {
 			t.Fatalf("a cancelled change happened: %v", err)
 		}
 	})
