@@ -15,6 +15,8 @@ import (
 	"github.com/cryptflow/cryptflow/go/client"
 	"github.com/cryptflow/cryptflow/go/config"
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/plan"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/task"
@@ -53,6 +55,18 @@ type request struct {
 	Examples     int64               `json:"examples"`
 	Create       *client.TaskRequest `json:"create"`
 	Reason       string              `json:"reason"`
+	Plan         *planning           `json:"plan"`
+}
+
+// planning is a request for parameters.
+type planning struct {
+	Values    int64  `json:"values"`
+	Clients   int    `json:"clients"`
+	Bits      int    `json:"bits"`
+	Mode      string `json:"mode"`
+	Rounding  string `json:"rounding"`
+	WeightCap int    `json:"weight_cap"`
+	Calibrate bool   `json:"calibrate"`
 }
 
 // load reads the request's profile with Python's environment.
@@ -74,7 +88,7 @@ func parse(text string) (*request, error) {
 }
 
 // Start begins an operation that takes no array: connect, model, collect,
-// audit, list, abort. It returns the operation's handle.
+// audit, list, abort, plan. It returns the operation's handle.
 func Start(kind, text string) (int64, error) {
 	return guard(func() (int64, error) {
 		q, err := parse(text)
@@ -83,7 +97,7 @@ func Start(kind, text string) (int64, error) {
 		}
 		work := map[string]func(context.Context, *op) (any, error){
 			"connect": q.connect, "model": q.model, "collect": q.collect,
-			"audit": q.audit, "list": q.list, "abort": q.abort,
+			"audit": q.audit, "list": q.list, "abort": q.abort, "plan": q.options,
 		}[kind]
 		if work == nil {
 			return 0, fmt.Errorf("no operation %q: %w", kind, errs.ErrArgument)
@@ -262,6 +276,24 @@ func (q *request) abort(ctx context.Context, _ *op) (any, error) {
 			return nil, err
 		}
 		return standing(t, s), nil
+	})
+}
+
+func (q *request) options(ctx context.Context, _ *op) (any, error) {
+	if q.Plan == nil {
+		return nil, fmt.Errorf("plan is missing: %w", errs.ErrArgument)
+	}
+	mode, err := params.ParseMode(q.Plan.Mode)
+	if err != nil {
+		return nil, err
+	}
+	rounding, err := params.ParseRounding(q.Plan.Rounding)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Options(ctx, plan.Request{
+		Values: q.Plan.Values, Clients: q.Plan.Clients, Bits: q.Plan.Bits, Mode: mode, Rounding: rounding,
+		WeightCap: q.Plan.WeightCap, Threads: threads(q.Threads), Calibrate: q.Plan.Calibrate,
 	})
 }
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cryptflow import errors
 
 if TYPE_CHECKING:
-    from cryptflow.client import Client, RoundReport, connect, create_task
+    from cryptflow.client import Client, RoundReport, connect, create_task, plan
     from cryptflow.local import LocalCluster
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "connect",
     "create_task",
     "errors",
+    "plan",
 ]
 
 __version__ = version("cryptflow")
@@ -36,6 +37,7 @@ _LAZY = {
     "RoundReport": "cryptflow.client",
     "connect": "cryptflow.client",
     "create_task": "cryptflow.client",
+    "plan": "cryptflow.client",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
+from html import escape
 from os import PathLike, fspath
 from typing import Any
 
@@ -24,7 +25,14 @@ from cryptflow._progress import Bars, Observer
 from cryptflow.errors import InputError, LayoutError, RoundError
 from cryptflow.session import Layout, Tensor, Weights
 
-__all__ = ["Client", "Contribution", "RoundReport", "connect", "create_task"]
+__all__ = [
+    "Client",
+    "Contribution",
+    "RoundReport",
+    "connect",
+    "create_task",
+    "plan",
+]
 
 Flat = npt.NDArray[np.float32]
 Path = str | PathLike[str]
@@ -117,6 +125,27 @@ class RoundReport:
             f"(float32: {_size(4 * self.values)}), {', '.join(parts)}, "
             f"error ≤ {self.stated_bound:.1e}{clipped}"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return asdict(self) | {"clients": list(self.clients)}
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks."""
+        rows = [
+            ("round", f"{self.round} of {escape(self.task)}"),
+            ("cohort", f"{self.cohort} clients, weight {self.weight_sum}"),
+            (
+                "up",
+                f"{_size(self.bytes_up)} ({self.bytes_up / self.values:.2f} B/value)",
+            ),
+            ("down", f"{_size(self.bytes_down)}"),
+            *((name, f"{s:.2f} s") for name, s in self.seconds.items()),
+            ("error", f"≤ {self.stated_bound:.1e}"),
+            ("clipped", f"{sum(self.clipped.values())} of {self.values}"),
+        ]
+        cells = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
+        return f"<table>{cells}</table>"
 
 
 def _size(n: float) -> str:
@@ -552,4 +581,56 @@ def create_task(
     answer: dict[str, Any] = run(
         "create", pa.array(values), profile=path, create=request
     )
+    return answer
+
+
+def plan(
+    values: int,
+    *,
+    clients: int,
+    bits: int = 16,
+    mode: str = "sum-key",
+    rounding: str = "stochastic",
+    weight_cap: int = 1000,
+    calibrate: bool = True,
+) -> list[dict[str, Any]]:
+    """Choose parameters for a task.
+
+    Parameters
+    ----------
+    values : int
+        Values of an update.
+    clients : int
+        Largest cohort.
+    bits : int
+        Bits of a value, 4 to 30.
+    mode, rounding, weight_cap
+        As :func:`create_task` takes them.
+    calibrate : bool
+        Measure encryption and decryption on this machine, in seconds.
+
+    Returns
+    -------
+    list of dict
+        The presets that can do it, the fewest bytes up first: among others
+        preset, lanes, delta_bits, wire_bytes_per_value_up and _down,
+        security_bits, failure_probability_log2, encrypt_seconds.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        No preset can do it; the text says what would have to change.
+    """
+    from cryptflow.hazmat import _integer
+
+    request = {
+        "values": _integer("values", values),
+        "clients": _integer("clients", clients),
+        "bits": _integer("bits", bits),
+        "mode": mode,
+        "rounding": rounding,
+        "weight_cap": _integer("weight_cap", weight_cap),
+        "calibrate": calibrate,
+    }
+    answer: list[dict[str, Any]] = run("plan", plan=request, threads=threads())
     return answer

@@ -411,4 +411,18 @@ def test_a_report_prints_as_one_line(cluster, task, together, rng):
     report = together(*[lambda i=i: client(i) for i in range(3)])[0]
     text = str(report)
     assert "\n" not in text and "3 clients" in text and "float32" in text
-    assert json.dumps(report.seconds)
+    as_json = json.loads(json.dumps(report.to_dict()))
+    assert as_json["cohort"] == 3 and as_json["clients"] == list(report.clients)
+    html = report._repr_html_()
+    assert html.startswith("<table>") and "3 clients" in html
+
+
+def test_a_plan_says_what_it_costs():
+    options = cryptflow.plan(1_000_000, clients=8, calibrate=False)
+    assert options[0]["wire_bytes_per_value_up"] <= 2.6
+    assert [o["preset"] for o in options][:2] == ["n8192-q204", "n4096-q102"]
+    assert all(o["security_bits"] == 128 for o in options)
+    measured = cryptflow.plan(10_000, clients=3, bits=12, mode="shared-key")
+    assert all(o["encrypt_seconds"] > 0 for o in measured)
+    with pytest.raises(errors.InputError, match="4 to 30"):
+        cryptflow.plan(10, clients=3, bits=64)

@@ -24,7 +24,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), aggregatorCommand(), kmsCommand(), taskCommand(), doctorCommand(), auditCommand(), caCommand())
+	root.AddCommand(planCommand(), upCommand(), aggregatorCommand(), kmsCommand(), taskCommand(), doctorCommand(), auditCommand(), caCommand())
 	if err := root.Execute(); err != nil {
 		code := ""
 		if s := errs.Find(err); s != errs.ErrInternal {
