@@ -96,6 +96,26 @@ func TestTheReserveIsKeptWhileWriting(t *testing.T) {
 	}
 }
 
+// TestACommitThatCannotBePublishedFails: whatever took the staged file away.
+func TestACommitThatCannotBePublishedFails(t *testing.T) {
+	f := opened(t)
+	w, err := f.Create(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(w.(*writer).file.Name()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // it stays dead
+		if err := w.Commit(); !errors.Is(err, errs.ErrInternal) || !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("committed: %v", err)
+		}
+	}
+	if _, err := f.Open(t.Context(), "x"); !errors.Is(err, errs.ErrStorage) {
+		t.Fatalf("a blob is seen: %v", err)
+	}
+}
+
 func TestFilesAreTheOwners(t *testing.T) {
 	f := opened(t)
 	w, err := f.Create(t.Context(), "a/b")
