@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench bench-round proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ memory: ## the aggregator's memory with contributions of MIB mebibytes
 bench: build ## measure the core beside its peers into benchmarks/results/core.json
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'
 	$(BIN)/python benchmarks/core.py
+
+bench-round: build ## whole rounds between processes, beside numpy over TCP: benchmarks/results/round.json
+	$(BIN)/python benchmarks/round.py
 
 proto: ## generate go/rpc/pb from cryptflow.proto (needs an environment of its own)
 	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto

@@ -58,7 +58,7 @@ func KeyTable() identity.Table {
 		keys + "FetchRelease": clients,
 		keys + "CloseRound":   theSums,
 		keys + "ReportResult": clients,
-		keys + "Audit":        everyone,
+		keys + "Audit":        admins,
 		health + "Check":      everyone,
 		health + "Watch":      everyone,
 	}

@@ -44,7 +44,7 @@ var allowed = map[string]string{
 	"/cryptflow.v1.KeyService/FetchRelease":       "c---",
 	"/cryptflow.v1.KeyService/CloseRound":         "-a--",
 	"/cryptflow.v1.KeyService/ReportResult":       "c---",
-	"/cryptflow.v1.KeyService/Audit":              "caka",
+	"/cryptflow.v1.KeyService/Audit":              "---a",
 
 	"/arrow.flight.protocol.FlightService/DoPut": "c---",
 	"/arrow.flight.protocol.FlightService/DoGet": "c---",
