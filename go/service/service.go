@@ -209,7 +209,7 @@ func (b *base) remind() {
 }
 
 // tune keeps the garbage of message buffers small beside what is served.
-func tune() { debug.SetGCPercent(25) }
+func tune() { debug.SetGCPercent(50) }
 
 // NewLogger writes lines of key=value to standard error.
 func NewLogger(level, role string) (*slog.Logger, error) {
