@@ -396,6 +396,14 @@ def frames(rings: dict[int, Ring]) -> None:
         check(bad is None, f"malformed frame ({case['why']})")
 
 
+P61 = 2**61 - 1
+
+
+def limbs_of(entries: list[int]) -> list[int]:
+    """Split control entries into three limbs of 16 bits each."""
+    return [e >> 16 * limb & 0xFFFF for e in entries for limb in range(3)]
+
+
 class Round:
     """One round of rounds.json, computed again from seeds and values."""
 
@@ -425,10 +433,45 @@ class Round:
             factor = weight / self.case["weight_cap"]
         rho = keystream(noise, 4 * len(values), 0, 0, 6)
         data, clipped = lanes(self.case, values, factor, rho)
-        entries = [1 if self.shared else weight, sum(clipped)]
-        entries += [0] * (self.case["control_entries"] - 2)
-        control = [e >> 16 * limb & 0xFFFF for e in entries for limb in range(3)]
-        return [(LANES, data), (CONTROL, control)]
+        own = 1 if self.shared else weight
+        metrics: list[int] = []
+        for name in self.case["metrics"]:
+            value = min(max(client["metrics"].get(name, 0.0), -(2.0**22)), 2.0**22)
+            given = own if name in client["metrics"] else 0
+            metrics += [round(value * factor * 2**24) + 2**46, given]
+        entries = [own, sum(clipped), 0, 0, *metrics, *clipped]
+        tag = self.constant(client["client"])
+        tag += self.tag(0, self.symbols(data)) + self.tag(1, limbs_of(entries))
+        entries[2:4] = tag % P61 % 2**48, tag % P61 >> 48
+        return [(LANES, data), (CONTROL, limbs_of(entries))]
+
+    def element(self, tag: str, data: bytes) -> int:
+        """A number below the prime that only holders of the tag key know."""
+        digest = derive(tag, bytes.fromhex(self.case["tag_key"]), data)
+        return int.from_bytes(digest[:8], "little") % 2**61 % P61
+
+    def constant(self, client: str) -> int:
+        """What the name of a client adds to its tag."""
+        digest = hashlib.sha256(client.encode()).digest()
+        return self.element("cryptflow/v1/tag-client", digest)
+
+    def symbols(self, coefficients: list[int]) -> list[int]:
+        """Groups of neighbouring lanes, at most 60 bits each."""
+        width, count = self.case["lane_width"], self.case["lanes"]
+        group = 60 // width
+        return [
+            c >> first * width & 2 ** (min(group, count - first) * width) - 1
+            for c in coefficients
+            for first in range(0, count, group)
+        ]
+
+    def tag(self, chunk: int, symbols: list[int]) -> int:
+        """The tag of one chunk."""
+        x, power, total = self.element("cryptflow/v1/tag-point", b""), 1, 0
+        for s in symbols:
+            power = power * x % P61
+            total += s * power
+        return total * self.element("cryptflow/v1/tag-chunk", struct.pack("<I", chunk))
 
     def frame(
         self, encoding: int, chunk: int, terms: int, weight: int, blocks: list[Ints]
@@ -559,6 +602,16 @@ class Round:
             float(controls[0]) if self.shared else controls[0] / case["weight_cap"]
         )
         data = self.decrypt(0, sums[0], secret)
+        covered = limbs[:6] + [0] * 6 + limbs[12:]
+        tag = self.tag(0, self.symbols(data)) + self.tag(1, covered)
+        for client in case["clients"]:
+            tag += client["public_weight"] * self.constant(client["client"])
+        check((controls[2] + (controls[3] << 48) - tag) % P61 == 0, "tag of the sum")
+        for k, name in enumerate(case["metrics"]):
+            total, given = controls[4 + 2 * k], controls[5 + 2 * k]
+            units = float(given) if self.shared else given / case["weight_cap"]
+            mean_metric = float(total - weight * 2**46) / 2**24 / units
+            check(mean_metric == case["mean_metrics"][name], "metric")
         half, mask = 2 ** (case["bits"] - 1) - 1, 2 ** case["lane_width"] - 1
         ranges = [t["range"] for t in case["tensors"] for _ in range(t["count"])]
         mean = []

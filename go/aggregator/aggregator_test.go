@@ -67,7 +67,7 @@ func newRound(t *testing.T, mode params.Mode, values int64) (seal.Round, []int32
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := seal.Round{Scheme: s, SpecDigest: [32]byte{7}, Controls: 2, WeightCap: 9, Tensors: []seal.Tensor{{Name: "w", Count: values, Range: 1}}}
+	r := seal.Round{Scheme: s, SpecDigest: [32]byte{7}, WeightCap: 9, Tensors: []seal.Tensor{{Name: "w", Count: values, Range: 1}}}
 	var secret []int32
 	if mode == params.SharedKey {
 		seed, err := ckks.NewSeed()

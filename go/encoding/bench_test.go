@@ -28,6 +28,6 @@ func BenchmarkLanes(b *testing.B) {
 		}
 		run("encode", func() { l.Encode(words, values, 0, 0.5, rho) })
 		run("decode", func() { _ = l.Decode(values, words, 0, 1, 1) })
-		run("scan", func() { l.Scan(values, 0, 0.5, make([]uint64, 1)) })
+		run("scan", func() { l.Scan(values, 0, 0.5, make([]Seen, 1)) })
 	}
 }

@@ -106,34 +106,41 @@ func (l *Lanes) quantiser(t *tensor, factor float64) quantiser {
 	return q
 }
 
+// Seen is what Scan saw of one tensor.
+type Seen struct {
+	Clipped uint64  // values that Encode will clip
+	Largest float32 // the largest magnitude
+}
+
 // Scan looks at values, which begin at index first of the update: it returns
 // the index of the first tensor that holds NaN or an infinity, or -1, and adds
-// to clipped, by tensor, the number of values that Encode will clip.
-func (l *Lanes) Scan(values []float32, first int64, factor float64, clipped []uint64) int {
+// what it saw to seen, by tensor.
+func (l *Lanes) Scan(values []float32, first int64, factor float64, seen []Seen) int {
 	for k := l.at(first); len(values) > 0; k++ {
 		t := &l.tensors[k]
 		n := min(int64(len(values)), t.to-first)
 		last := l.quantiser(t, factor).last
-		inside, finite := count(values[:n], last)
-		if !finite {
+		inside, largest := count(values[:n], last)
+		if largest > math.Float32bits(math.MaxFloat32) {
 			return k
 		}
-		clipped[k] += uint64(n) - inside
+		seen[k].Clipped += uint64(n) - inside
+		seen[k].Largest = max(seen[k].Largest, math.Float32frombits(largest))
 		values, first = values[n:], first+n
 	}
 	return -1
 }
 
 // count counts the values whose magnitude is at most that of the bits last,
-// and reports whether all are finite.
-func count(values []float32, last uint32) (inside uint64, finite bool) {
-	bad := int64(0)
+// and returns the bits of the largest magnitude: those of NaN and infinities
+// are above those of all others.
+func count(values []float32, last uint32) (inside uint64, largest uint32) {
 	for _, x := range values {
-		a := int64(math.Float32bits(x) &^ (1 << 31))
-		bad |= 0x7f7fffff - a
-		inside += uint64(a-int64(last)-1) >> 63
+		a := math.Float32bits(x) &^ (1 << 31)
+		largest = max(largest, a)
+		inside += uint64(int64(a)-int64(last)-1) >> 63
 	}
-	return inside, bad >= 0
+	return inside, largest
 }
 
 // Encode writes to words the plaintext of a chunk whose values begin at index

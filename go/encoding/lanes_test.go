@@ -134,28 +134,29 @@ func TestScanCountsWhatEncodeClips(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, factor := range []float64{1, 1.0 / 3, 1.0 / 255} {
-		x, want := values(rng, int(l.Values()), 0.3), make([]uint64, 4)
+		x, want := values(rng, int(l.Values()), 0.3), make([]Seen, 4)
 		for v := range x {
 			k := l.at(int64(v))
 			if math.Abs(float64(x[v])) > l.tensors[k].limit/factor {
-				want[k]++
+				want[k].Clipped++
 			}
+			want[k].Largest = max(want[k].Largest, float32(math.Abs(float64(x[v]))))
 		}
-		got := make([]uint64, 4)
+		got := make([]Seen, 4)
 		for from := 0; from < len(x); from += 777 {
 			if k := l.Scan(x[from:min(from+777, len(x))], int64(from), factor, got); k >= 0 {
 				t.Fatalf("tensor %d holds no NaN", k)
 			}
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("factor %v: %v clipped, want %v", factor, got, want)
+			t.Errorf("factor %v: saw %v, want %v", factor, got, want)
 		}
 	}
 	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), math.Float32frombits(0xffc00001), math.Float32frombits(0x7f800001)} {
 		for _, at := range []int{0, 999, 1000, 1001, int(l.Values()) - 1} {
 			x := make([]float32, l.Values())
 			x[at] = bad
-			if k := l.Scan(x, 0, 1, make([]uint64, 4)); k != l.at(int64(at)) {
+			if k := l.Scan(x, 0, 1, make([]Seen, 4)); k != l.at(int64(at)) {
 				t.Errorf("%v at value %d: tensor %d, want %d", bad, at, k, l.at(int64(at)))
 			}
 		}

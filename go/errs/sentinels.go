@@ -54,6 +54,9 @@ var (
 	ErrDecrypt = sentinel("CF_DECRYPT", Corrupt, "the sum does not open: wrong key or corrupted bytes")
 	// ErrWeightSum is returned when the decrypted weights contradict the spec.
 	ErrWeightSum = sentinel("CF_WEIGHT_SUM", Corrupt, "the cohort's weights contradict the specification")
+	// ErrTag is returned when a sum is not that of the contributions that the
+	// manifest lists: the aggregator changed something.
+	ErrTag = sentinel("CF_TAG", Corrupt, "the sum is not that of the listed contributions: the aggregator changed it")
 
 	// ErrUnauthenticated is returned when no valid client certificate came.
 	ErrUnauthenticated = sentinel("CF_UNAUTHENTICATED", Denied, "no valid certificate")

@@ -11,6 +11,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/tag"
 )
 
 // Opener decrypts the result of a round. It may be used by several goroutines.
@@ -20,9 +21,13 @@ type Opener struct {
 	lanes    *encoding.Lanes
 	geometry frame.Geometry
 	pool     chan *openWorker
+	hasher   *tag.Hasher
 
 	mu      sync.Mutex
 	weights uint64 // Σw of the control chunk; 0 until OpenControl
+	want    uint64 // the tag that it says
+	tags    []chunkTag
+	control uint64 // its own tag
 }
 
 type openWorker struct {
@@ -40,8 +45,14 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 	if err := release.check(r.Scheme); err != nil {
 		return nil, err
 	}
+	if err := release.members(r); err != nil {
+		return nil, err
+	}
 	threads = threadsOr(threads, geometry.Frames())
-	o := &Opener{round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads)}
+	o := &Opener{
+		round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads),
+		hasher: r.hasher(), tags: make([]chunkTag, geometry.ControlIndex()),
+	}
 	for range threads {
 		d, err := ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
 		if err != nil {
@@ -72,9 +83,13 @@ func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	if err := w.decryptor.Decrypt(w.words, b, o.Header(o.geometry.ControlIndex())); err != nil {
 		return nil, err
 	}
-	entries, err := encoding.DecodeControl(w.words, o.round.Controls, o.release.WeightSum)
+	entries, err := encoding.DecodeControl(w.words, o.geometry.Controls, o.release.WeightSum)
 	if err != nil {
 		return nil, err
+	}
+	if o.hasher != nil {
+		o.control = o.hasher.Symbols(uint32(o.geometry.ControlIndex()), encoding.TaggedLimbs(w.words, o.geometry.Controls))
+		o.want = tag.Add(entries[encoding.ControlTagLow], tag.Shift48(entries[encoding.ControlTagHigh]))
 	}
 	sum, n := entries[encoding.ControlWeight], uint64(o.release.Terms)
 	if o.round.Scheme.Mode == params.SharedKey {
@@ -119,7 +134,56 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 	if err := o.lanes.Decode(out, w.words, from, o.release.WeightSum, o.round.divisor(weights)); err != nil {
 		return fmt.Errorf("chunk %d: %w", index, err)
 	}
+	if o.hasher != nil {
+		t := o.hasher.Chunk(uint32(index), w.words, o.round.Scheme.Coefficients(o.geometry.Values, index))
+		o.mu.Lock()
+		o.tags[index] = chunkTag{value: t, known: true}
+		o.mu.Unlock()
+	}
 	return nil
+}
+
+// Verify says, after every frame was opened, whether the sum is that of the
+// contributions of the release's members and of nothing else: it returns
+// ErrTag when the aggregator changed anything. A round without tags has
+// nothing to verify.
+func (o *Opener) Verify() error {
+	if o.hasher == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	sum := o.control
+	for index, t := range o.tags {
+		if !t.known {
+			return fmt.Errorf("frame %d was not opened: %w", index, errs.ErrState)
+		}
+		sum = tag.Add(sum, t.value)
+	}
+	for _, m := range o.release.Members {
+		sum = tag.Add(sum, tag.Scale(o.hasher.Client(m.Client), m.Weight))
+	}
+	if o.weights == 0 {
+		return fmt.Errorf("the control chunk was not opened: %w", errs.ErrState)
+	}
+	if sum != o.want {
+		return fmt.Errorf("a result of %d clients: %w", o.release.Terms, errs.ErrTag)
+	}
+	return nil
+}
+
+// Metrics are the weighted means of what the control chunk says of metrics;
+// those that nobody gave are missing.
+func (o *Opener) Metrics(entries []uint64) map[string]float64 {
+	out := map[string]float64{}
+	order := o.round.Controls()
+	for k, name := range o.round.Metrics {
+		at := order.Metric(k)
+		if weights := entries[at+1]; weights > 0 {
+			out[name] = encoding.DecodeMetric(entries[at], o.release.WeightSum, o.round.divisor(weights))
+		}
+	}
+	return out
 }
 
 // OpenRange opens the data frames from index first on, on all threads, and

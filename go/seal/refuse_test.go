@@ -31,7 +31,7 @@ func eachMode(t *testing.T, f func(t *testing.T, r seal.Round, secret []int32)) 
 func TestResendIsByteIdentical(t *testing.T) {
 	eachMode(t, func(t *testing.T, r seal.Round, _ []int32) {
 		x := gaussianUpdate(rand.New(rand.NewPCG(1, 1)), r.Values())
-		first, err := seal.NewSealer(r, secretsOf(1), x, 7, 2)
+		first, err := seal.NewSealer(r, secretsOf(1), x, 7, 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestResendIsByteIdentical(t *testing.T) {
 		}
 		// The same sealer from the middle, a new one, another number of threads.
 		for threads := 1; threads <= 3; threads++ {
-			again, err := seal.NewSealer(r, secretsOf(1), bytesCopy(x), 7, threads)
+			again, err := seal.NewSealer(r, secretsOf(1), bytesCopy(x), 7, threads, seal.From("client-1"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func TestResendIsByteIdentical(t *testing.T) {
 				}
 			}
 		}
-		other, err := seal.NewSealer(r, secretsOf(2), x, 7, 2)
+		other, err := seal.NewSealer(r, secretsOf(2), x, 7, 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func bytesCopy(x []float32) []float32 { return append([]float32(nil), x...) }
 func TestChangedUpdateIsRefused(t *testing.T) {
 	eachMode(t, func(t *testing.T, r seal.Round, _ []int32) {
 		x := gaussianUpdate(rand.New(rand.NewPCG(1, 1)), r.Values())
-		s, err := seal.NewSealer(r, secretsOf(1), x, 7, 2)
+		s, err := seal.NewSealer(r, secretsOf(1), x, 7, 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func TestNotFiniteNamesTheTensor(t *testing.T) {
 			for name, at := range map[string]int64{"weight": 12345, "bias": r.Values() - 1} {
 				x := make([]float32, r.Values())
 				x[at] = float32(bad)
-				_, err := seal.NewSealer(r, secretsOf(1), x, 7, 2)
+				_, err := seal.NewSealer(r, secretsOf(1), x, 7, 2, seal.From("client-1"))
 				if !errors.Is(err, errs.ErrNotFinite) || !strings.Contains(err.Error(), `"`+name+`"`) {
 					t.Errorf("%v in %s: %v", bad, name, err)
 				}
@@ -124,7 +124,7 @@ func TestClippedValuesAreCountedAndReported(t *testing.T) {
 			x[2], x[3] = 0.5, -0.5
 			c.updates = append(c.updates, x)
 		}
-		s, err := seal.NewSealer(r, secretsOf(0), c.updates[0], c.numExamples(0), 2)
+		s, err := seal.NewSealer(r, secretsOf(0), c.updates[0], c.numExamples(0), 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,7 +146,7 @@ func TestClippedValuesAreCountedAndReported(t *testing.T) {
 		if r.Scheme.Mode == params.SharedKey {
 			want = 2
 		}
-		if entries[encoding.ControlWeight] != want || entries[encoding.ControlClipped] != 6 || len(entries) != r.Controls {
+		if entries[encoding.ControlWeight] != want || entries[encoding.ControlClipped] != 6 || entries[r.Controls().Clipped(0)] != 4 || entries[r.Controls().Clipped(1)] != 2 || len(entries) != r.Controls().Count() {
 			t.Errorf("control entries %v", entries)
 		}
 	})
@@ -167,8 +167,7 @@ func TestSealerRefusesBadInput(t *testing.T) {
 			"too long":         {nil, append(x, 0), 1, errs.ErrLayout},
 			"empty":            {nil, nil, 1, errs.ErrLayout},
 			"no scheme":        {func(r *seal.Round) { r.Scheme = nil }, x, 1, errs.ErrParameters},
-			"one control":      {func(r *seal.Round) { r.Controls = 1 }, x, 1, errs.ErrParameters},
-			"many controls":    {func(r *seal.Round) { r.Controls = r.Scheme.N() }, x, 1, errs.ErrParameters},
+			"many metrics":     {func(r *seal.Round) { r.Metrics = make([]string, r.Scheme.N()) }, x, 1, errs.ErrParameters},
 			"no cap":           {func(r *seal.Round) { r.WeightCap = 0 }, x, 1, errs.ErrParameters},
 			"no range":         {func(r *seal.Round) { r.Tensors = []seal.Tensor{{Name: "a", Count: r.Values()}} }, x, 1, errs.ErrParameters},
 		} {
@@ -176,18 +175,18 @@ func TestSealerRefusesBadInput(t *testing.T) {
 			if c.round != nil {
 				c.round(&bent)
 			}
-			if _, err := seal.NewSealer(bent, secretsOf(1), c.values, c.weight, 1); !errors.Is(err, c.want) {
+			if _, err := seal.NewSealer(bent, secretsOf(1), c.values, c.weight, 1, seal.From("client-1")); !errors.Is(err, c.want) {
 				t.Errorf("%s: %v, want %v", name, err, c.want)
 			}
 		}
 		if r.Scheme.Mode == params.SharedKey {
 			bent := r
 			bent.PublicKey = r.PublicKey[:100]
-			if _, err := seal.NewSealer(bent, secretsOf(1), x, 1, 1); !errors.Is(err, errs.ErrFrame) {
+			if _, err := seal.NewSealer(bent, secretsOf(1), x, 1, 1, seal.From("client-1")); !errors.Is(err, errs.ErrFrame) {
 				t.Errorf("half a public key: %v", err)
 			}
 		}
-		s, err := seal.NewSealer(r, secretsOf(1), x, 1, 1)
+		s, err := seal.NewSealer(r, secretsOf(1), x, 1, 1, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +202,7 @@ func TestSealerRefusesBadInput(t *testing.T) {
 // and the sealer goes on afterwards.
 func TestSealStopsAtOnce(t *testing.T) {
 	eachMode(t, func(t *testing.T, r seal.Round, _ []int32) {
-		s, err := seal.NewSealer(r, secretsOf(1), make([]float32, r.Values()), 1, 2)
+		s, err := seal.NewSealer(r, secretsOf(1), make([]float32, r.Values()), 1, 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,6 +312,10 @@ func TestReleasesAreChecked(t *testing.T) {
 	s := choice("n4096-q102", params.SharedKey, 8, 4, 10, params.Stochastic)
 	r, secret := roundOf(t, s, [2]int64{100, 5}, 100)
 	good := seal.Release{Secret: secret, Terms: 3, WeightSum: 15, Squares: 110}
+	if _, err := seal.NewOpener(r, good, 1); !errors.Is(err, errs.ErrWeightSum) {
+		t.Fatalf("a round with tags, no members: %v", err)
+	}
+	r.Tag = nil
 	if _, err := seal.NewOpener(r, good, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +383,7 @@ func TestFalseWeightsAreRefused(t *testing.T) {
 func TestWarmSealAllocatesNothingPerChunk(t *testing.T) {
 	eachMode(t, func(t *testing.T, r seal.Round, _ []int32) {
 		r.Tensors[0].Count = 12 * int64(r.Scheme.ChunkValues())
-		s, err := seal.NewSealer(r, secretsOf(1), make([]float32, r.Values()), 1, 2)
+		s, err := seal.NewSealer(r, secretsOf(1), make([]float32, r.Values()), 1, 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/tag"
 )
 
 // Tensor is one named array of the update, in layout order. Range is the
@@ -44,8 +45,9 @@ type Round struct {
 	Scheme     *params.Scheme
 	SpecDigest [32]byte
 	Tensors    []Tensor
-	Controls   int    // entries of the control chunk, at least encoding.Controls
-	WeightCap  uint32 // largest num_examples of one client, w_cap
+	Metrics    []string // named scalars that contributions may carry
+	WeightCap  uint32   // largest num_examples of one client, w_cap
+	Tag        *tag.Key // of the round; contributions carry no tag without it
 
 	// Shared-key only: the round's public key and the nonce from which its
 	// public half is expanded.
@@ -71,12 +73,20 @@ func NewSecrets() (Secrets, error) {
 
 // Release is what decryption needs beside the frames: the secret of the sum
 // and, for the cohort it opens, the number of clients, the sum of their public
-// weights and of the squares of those. In sum-key all three are equal.
+// weights and of the squares of those. In sum-key all three are equal. Members
+// are the clients of the set, which a round with tags needs.
 type Release struct {
 	Secret    []int32
 	Terms     uint32
 	WeightSum uint32
 	Squares   uint64
+	Members   []Member
+}
+
+// Member is one client of the set and its public weight.
+type Member struct {
+	Client string
+	Weight uint32
 }
 
 // Values is the number of values of an update.
@@ -88,9 +98,22 @@ func (r Round) Values() int64 {
 	return n
 }
 
+// Controls is the order of the control chunk.
+func (r Round) Controls() encoding.Controls {
+	return encoding.ControlsOf(len(r.Metrics), len(r.Tensors), r.Scheme.N())
+}
+
+// hasher computes tags; nil in a round without them.
+func (r Round) hasher() *tag.Hasher {
+	if r.Tag == nil {
+		return nil
+	}
+	return tag.New(*r.Tag, r.Scheme.N(), len(r.Scheme.Primes), r.Scheme.Lanes, r.Scheme.LaneWidth())
+}
+
 // Geometry is the shape of a contribution's frames.
 func (r Round) Geometry() frame.Geometry {
-	return frame.Geometry{Scheme: r.Scheme, Values: r.Values(), Controls: r.Controls, Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize])}
+	return frame.Geometry{Scheme: r.Scheme, Values: r.Values(), Controls: r.Controls().Count(), Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize])}
 }
 
 // lanes checks the round and returns its encoding and geometry.
@@ -98,9 +121,6 @@ func (r Round) lanes() (*encoding.Lanes, frame.Geometry, error) {
 	var g frame.Geometry
 	if r.Scheme == nil {
 		return nil, g, fmt.Errorf("a round needs a scheme: %w", errs.ErrParameters)
-	}
-	if r.Controls < encoding.Controls {
-		return nil, g, fmt.Errorf("%d control entries; there are at least %d: %w", r.Controls, encoding.Controls, errs.ErrParameters)
 	}
 	if r.WeightCap < 1 {
 		return nil, g, fmt.Errorf("a weight cap of 0: %w", errs.ErrParameters)
@@ -140,6 +160,23 @@ func (rel Release) check(s *params.Scheme) error {
 		rel.Squares >= w && rel.Squares <= w*uint64(s.Weight) && rel.Squares*n >= w*w
 	if !ok {
 		return fmt.Errorf("a release of %d clients with weights %d, squared %d, does not fit the scheme: %w", n, w, rel.Squares, errs.ErrWeightSum)
+	}
+	return nil
+}
+
+// members says whether the set is that of the release; a round without tags
+// may leave it out.
+func (rel Release) members(r Round) error {
+	if r.Tag == nil && rel.Members == nil {
+		return nil
+	}
+	weights, squares := uint64(0), uint64(0)
+	for _, m := range rel.Members {
+		weights += uint64(m.Weight)
+		squares += uint64(m.Weight) * uint64(m.Weight)
+	}
+	if len(rel.Members) != int(rel.Terms) || weights != uint64(rel.WeightSum) || squares != rel.Squares {
+		return fmt.Errorf("a release of %d clients that lists %d: %w", rel.Terms, len(rel.Members), errs.ErrWeightSum)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/fold"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/tag"
 )
 
 func seed(n uint64) (s ckks.Seed) {
@@ -38,7 +39,7 @@ func choice(preset string, mode params.Mode, bits, clients, weight int, rounding
 func roundOf(t testing.TB, s *params.Scheme, counts [2]int64, cap uint32) (seal.Round, []int32) {
 	t.Helper()
 	r := seal.Round{
-		Scheme: s, SpecDigest: [32]byte{1, 2, 3, byte(s.ID), byte(s.Mode)}, Controls: 4, WeightCap: cap, Nonce: [32]byte{4, 5, 6},
+		Scheme: s, SpecDigest: [32]byte{1, 2, 3, byte(s.ID), byte(s.Mode)}, Metrics: []string{"loss", "accuracy"}, Tag: &tag.Key{8, byte(s.Mode)}, WeightCap: cap, Nonce: [32]byte{4, 5, 6},
 		Tensors: []seal.Tensor{{Name: "weight", Count: counts[0], Range: 0.5}, {Name: "bias", Count: counts[1], Range: 2}},
 	}
 	var secret []int32
@@ -77,12 +78,34 @@ type cohort struct {
 func (c *cohort) seal(t testing.TB, threads int) {
 	t.Helper()
 	for i, x := range c.updates {
-		s, err := seal.NewSealer(c.round, secretsOf(i), x, c.numExamples(i), threads)
+		s, err := seal.NewSealer(c.round, secretsOf(i), x, c.numExamples(i), threads, seal.From(clientName(i)), seal.WithMetrics(c.metrics(i)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.frames = append(c.frames, contribution(t, s))
 	}
+}
+
+func clientName(i int) string { return fmt.Sprintf("client-%d", i) }
+
+// metrics of a client: every other one says how accurate it is.
+func (c *cohort) metrics(i int) map[string]float64 {
+	m := map[string]float64{"loss": 2.5 / float64(i+1)}
+	if i%2 == 0 {
+		m["accuracy"] = 0.75 + float64(i)/100
+	}
+	return m
+}
+
+// metric is the mean of a metric over those who gave it.
+func (c *cohort) metric(name string) float64 {
+	sum, weights := 0.0, 0.0
+	for i, w := range c.weights {
+		if v, ok := c.metrics(i)[name]; ok {
+			sum, weights = sum+float64(w)*v, weights+float64(w)
+		}
+	}
+	return sum / weights
 }
 
 // numExamples is what the client is told; in shared-key the weight is public.
@@ -126,6 +149,7 @@ func (c *cohort) release(t testing.TB) seal.Release {
 		w := c.publicWeight(i)
 		rel.WeightSum += w
 		rel.Squares += uint64(w) * uint64(w)
+		rel.Members = append(rel.Members, seal.Member{Client: clientName(i), Weight: w})
 		seeds[i] = secretsOf(i).Key
 	}
 	if c.round.Scheme.Mode == params.SumKey {
@@ -143,12 +167,25 @@ func (c *cohort) open(t testing.TB, result [][]byte, threads int) []float32 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.OpenControl(result[len(result)-1]); err != nil {
+	entries, err := o.OpenControl(result[len(result)-1])
+	if err != nil {
 		t.Fatal(err)
 	}
 	out := make([]float32, c.round.Values())
 	if err := o.OpenRange(t.Context(), 0, result[:len(result)-1], out); err != nil {
 		t.Fatal(err)
+	}
+	if err := o.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	metrics := o.Metrics(entries)
+	for name, got := range metrics {
+		if want := c.metric(name); math.Abs(got-want) > float64(c.round.WeightCap)*0x1p-22 {
+			t.Fatalf("%s is %v, want %v", name, got, want)
+		}
+	}
+	if len(metrics) != 2 {
+		t.Fatalf("metrics %v", metrics)
 	}
 	return out
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash"
+	"math"
+	"slices"
 	"sync"
 
 	"github.com/cryptflow/cryptflow/go/ckks"
@@ -12,6 +14,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/tag"
 )
 
 // Sealer makes the frames of one contribution.
@@ -23,10 +26,53 @@ type Sealer struct {
 	factor   float64
 	controls []uint64
 	clipped  []uint64
+	largest  []float32
 	workers  []*sealWorker
+	hasher   *tag.Hasher
+	constant uint64 // the client's part of the tag
 
 	mu     sync.Mutex // one Seal at a time; guards leaves
 	leaves []leaf
+	tags   []chunkTag // of data chunks; each is written by the worker that has the chunk
+}
+
+// chunkTag is the tag of a data chunk, once it was encoded.
+type chunkTag struct {
+	value uint64
+	known bool
+}
+
+// Option adds to a contribution what not every round has.
+type Option func(*Sealer) error
+
+// From names the client, which a round with tags needs.
+func From(client string) Option {
+	return func(s *Sealer) error {
+		if s.hasher != nil {
+			s.constant = s.hasher.Client(client)
+		}
+		return nil
+	}
+}
+
+// WithMetrics adds named scalars, each of which the round must have. Values
+// beyond ±[encoding.MetricLimit] count as that.
+func WithMetrics(metrics map[string]float64) Option {
+	return func(s *Sealer) error {
+		for name, v := range metrics {
+			k := slices.Index(s.round.Metrics, name)
+			if k < 0 {
+				return fmt.Errorf("the task has no metric %q; it has %q: %w", name, s.round.Metrics, errs.ErrArgument)
+			}
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				return fmt.Errorf("metric %q is NaN or an infinity: %w", name, errs.ErrNotFinite)
+			}
+			at := s.round.Controls().Metric(k)
+			s.controls[at] = encoding.EncodeMetric(v, s.factor)
+			s.controls[at+1] = s.controls[encoding.ControlWeight]
+		}
+		return nil
+	}
 }
 
 type leaf struct {
@@ -59,7 +105,7 @@ var leafPrefix = []byte{0}
 // ErrNotFinite, naming the tensor, for NaN or an infinity, and ErrWeight for a
 // weight of 0 or above the cap. In shared-key the weight is public, applied by
 // the aggregator, and 1 here.
-func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, threads int) (*Sealer, error) {
+func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, threads int, options ...Option) (*Sealer, error) {
 	lanes, geometry, err := r.lanes()
 	if err != nil {
 		return nil, err
@@ -72,8 +118,8 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	}
 	s := &Sealer{
 		round: r, lanes: lanes, geometry: geometry, values: values,
-		factor: r.factor(weight), controls: make([]uint64, r.Controls),
-		leaves: make([]leaf, geometry.Frames()),
+		factor: r.factor(weight), controls: make([]uint64, r.Controls().Count()),
+		leaves: make([]leaf, geometry.Frames()), tags: make([]chunkTag, geometry.ControlIndex()), hasher: r.hasher(),
 	}
 	threads = threadsOr(threads, geometry.Frames())
 	if err := s.scan(threads); err != nil {
@@ -83,8 +129,23 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	if r.Scheme.Mode == params.SharedKey {
 		s.controls[encoding.ControlWeight] = 1
 	}
-	for _, n := range s.clipped {
+	order := r.Controls()
+	for k, n := range s.clipped {
 		s.controls[encoding.ControlClipped] += n
+		if k < order.Tensors {
+			s.controls[order.Clipped(k)] = n
+		}
+	}
+	for k := range r.Metrics {
+		s.controls[order.Metric(k)] = encoding.EncodeMetric(0, s.factor)
+	}
+	for _, option := range options {
+		if err := option(s); err != nil {
+			return nil, err
+		}
+	}
+	if s.hasher != nil && s.constant == 0 {
+		return nil, fmt.Errorf("a contribution with a tag needs its client's name: %w", errs.ErrArgument)
 	}
 	for range threads {
 		w, err := newSealWorker(r, secrets, geometry)
@@ -123,30 +184,35 @@ func planes(s *params.Scheme) [][]uint64 {
 	return out
 }
 
-// scan looks for values that are not finite and counts what will be clipped.
+// scan looks for values that are not finite, counts what will be clipped and
+// notes the largest magnitudes.
 func (s *Sealer) scan(threads int) error {
-	parts := make([][]uint64, threads)
+	parts := make([][]encoding.Seen, threads)
 	bad := make([]int, threads)
 	var wg sync.WaitGroup
 	for i := range threads {
 		wg.Go(func() {
-			parts[i] = make([]uint64, len(s.round.Tensors))
+			parts[i] = make([]encoding.Seen, len(s.round.Tensors))
 			from, to := len(s.values)*i/threads, len(s.values)*(i+1)/threads
 			bad[i] = s.lanes.Scan(s.values[from:to], int64(from), s.factor, parts[i])
 		})
 	}
 	wg.Wait()
-	s.clipped = make([]uint64, len(s.round.Tensors))
+	s.clipped, s.largest = make([]uint64, len(s.round.Tensors)), make([]float32, len(s.round.Tensors))
 	for i := range threads {
 		if bad[i] >= 0 {
 			return fmt.Errorf("tensor %q holds NaN or an infinity: %w", s.round.Tensors[bad[i]].Name, errs.ErrNotFinite)
 		}
-		for k, n := range parts[i] {
-			s.clipped[k] += n
+		for k, seen := range parts[i] {
+			s.clipped[k] += seen.Clipped
+			s.largest[k] = max(s.largest[k], seen.Largest)
 		}
 	}
 	return nil
 }
+
+// Largest is the largest magnitude of the update, by tensor.
+func (s *Sealer) Largest() []float32 { return append([]float32(nil), s.largest...) }
 
 // Frames is the number of frames of the contribution, the control chunk last.
 func (s *Sealer) Frames() int { return s.geometry.Frames() }
@@ -178,6 +244,26 @@ func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, fr
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// The control chunk waits for the tags of all others.
+	data := min(to, s.geometry.ControlIndex())
+	if from < data {
+		if err := s.sealData(ctx, from, data, emit); err != nil {
+			return err
+		}
+	}
+	if data == to {
+		return nil
+	}
+	w := s.workers[0]
+	if err := s.finish(ctx, w); err != nil {
+		return err
+	}
+	w.fill(&w.slots[0], s, data)
+	return s.deliver(data, &w.slots[0], emit)
+}
+
+// sealData is Seal of data chunks.
+func (s *Sealer) sealData(ctx context.Context, from, to int, emit func(index int, frame []byte) error) error {
 	workers := s.workers[:min(len(s.workers), to-from)]
 	stop, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -200,6 +286,34 @@ func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, fr
 		}
 		w.free <- at
 	}
+	return nil
+}
+
+// finish computes the tag of the contribution: chunks that were not sealed yet
+// are encoded for it.
+func (s *Sealer) finish(ctx context.Context, w *sealWorker) error {
+	if s.hasher == nil {
+		return nil
+	}
+	sum := s.constant
+	for index := range s.tags {
+		if !s.tags[index].known {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := w.encode(s, index); err != nil {
+				return err
+			}
+		}
+		sum = tag.Add(sum, s.tags[index].value)
+	}
+	control := s.geometry.ControlIndex()
+	s.controls[encoding.ControlTagLow], s.controls[encoding.ControlTagHigh] = 0, 0
+	if err := encoding.EncodeControl(w.words, s.controls); err != nil {
+		return err
+	}
+	sum = tag.Add(sum, s.hasher.Symbols(uint32(control), encoding.TaggedLimbs(w.words, len(s.controls))))
+	s.controls[encoding.ControlTagLow], s.controls[encoding.ControlTagHigh] = sum&encoding.MaxControl, sum>>48
 	return nil
 }
 
@@ -270,6 +384,9 @@ func (w *sealWorker) encode(s *Sealer, index int) error {
 	if s.round.Scheme.Rounding == params.Stochastic {
 		rho = w.encryptor.Rounding(uint32(index), int(to-from))
 	}
-	s.lanes.Encode(w.words, s.values[from:to], from, s.factor, rho)
+	n := s.lanes.Encode(w.words, s.values[from:to], from, s.factor, rho)
+	if s.hasher != nil {
+		s.tags[index] = chunkTag{value: s.hasher.Chunk(uint32(index), w.words, n), known: true}
+	}
 	return nil
 }

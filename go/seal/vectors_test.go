@@ -129,8 +129,9 @@ func TestLanesVectors(t *testing.T) {
 					words[w] = make([]uint64, p.N())
 				}
 				n := l.Encode(words, x, 0, factor, rho)
-				clipped := make([]uint64, 2)
-				l.Scan(x, 0, factor, clipped)
+				seen := make([]encoding.Seen, 2)
+				l.Scan(x, 0, factor, seen)
+				clipped := []uint64{seen[0].Clipped, seen[1].Clipped}
 				var coefficients []string
 				for i := range n {
 					text := ""
@@ -265,6 +266,7 @@ func TestRoundVectors(t *testing.T) {
 				one := object{
 					"key_seed": hex.EncodeToString(secrets.Key[:]), "noise_seed": hex.EncodeToString(secrets.Noise[:]),
 					"num_examples": c.numExamples(i), "public_weight": c.publicWeight(i), "values": hexAll(c.updates[i]),
+					"client": clientName(i), "metrics": c.metrics(i),
 				}
 				one["frames"] = short(c.frames[i])
 				clients = append(clients, one)
@@ -284,10 +286,10 @@ func TestRoundVectors(t *testing.T) {
 			one := object{
 				"preset": preset(p), "mode": mode.String(), "bits": bits, "max_clients": 3, "max_weight": weight, "rounding": "stochastic",
 				"lanes": s.Lanes, "lane_width": s.LaneWidth(), "log_delta": s.LogDelta, "noise_bound": s.NoiseBound(rel.Squares),
-				"spec_digest": hex.EncodeToString(c.round.SpecDigest[:]), "weight_cap": c.round.WeightCap, "control_entries": c.round.Controls,
+				"spec_digest": hex.EncodeToString(c.round.SpecDigest[:]), "weight_cap": c.round.WeightCap, "metrics": c.round.Metrics, "tag_key": hex.EncodeToString(c.round.Tag[:]),
 				"tensors": []object{{"count": 13, "range": hexOf(0.5)}, {"count": 4, "range": hexOf(2)}},
 				"clients": clients, "sum": short(result), "weight_sum": rel.WeightSum, "squares": rel.Squares,
-				"controls": controls, "mean": hexAll(mean), "secret_sha256_of_le32": digest(littleEndian(rel.Secret)),
+				"controls": controls, "mean_metrics": o.Metrics(controls), "mean": hexAll(mean), "secret_sha256_of_le32": digest(littleEndian(rel.Secret)),
 			}
 			if mode == params.SharedKey {
 				key := seed(1000)

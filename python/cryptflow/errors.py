@@ -148,6 +148,7 @@ CODES: dict[str, type[CryptFlowError]] = {
             "CF_FRAME",
             "CF_SIGNATURE",
             "CF_STORAGE_CORRUPT",
+            "CF_TAG",
             "CF_WEIGHT_SUM",
         ],
         CorruptError,
