@@ -51,7 +51,7 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 		return nil, err
 	}
 	spec := task.Digest(in.Spec)
-	g, err := geometry(p.task, spec)
+	g, err := p.geometry()
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,11 @@ func signBytes(key ed25519.PrivateKey, b []byte) []byte { return ed25519.Sign(ke
 // again after a crash it gives the same bytes.
 func (s *Service) publish(ctx context.Context, p *place) error {
 	spec := p.round.spec()
-	g, err := geometry(p.task, spec)
+	g, err := p.geometry()
+	if err != nil {
+		return err
+	}
+	kind, err := p.kind()
 	if err != nil {
 		return err
 	}
@@ -62,7 +66,9 @@ func (s *Service) publish(ctx context.Context, p *place) error {
 	result := &task.Result{Spec: spec, Manifest: manifest, Root: root, Frames: uint32(g.Frames()), Terms: uint32(len(set))}
 	return s.update(ctx, p, func(w storage.Writer, row *taskRow, x *roundRow) error {
 		x.Result = result.Canonical()
-		row.Published++
+		if kind == task.KindValues {
+			row.Published++
+		}
 		model := task.NextModel(task.Digest(row.Model), spec, task.DigestOf(result))
 		row.Model = model[:]
 		if err := w.Put(bucketLive, p.task.Name+"/"+spec.String(), []byte{}); err != nil {
@@ -117,7 +123,7 @@ func (s *Service) Frames(ctx context.Context, ticket []byte, emit func(frame []b
 		return err
 	}
 	spec := task.Digest(digest)
-	g, err := geometry(p.task, spec)
+	g, err := p.geometry()
 	if err != nil {
 		return err
 	}

@@ -260,13 +260,25 @@ func enrolled(ctx context.Context, t *task.Task) error {
 }
 
 // geometry is the shape of a round's contributions.
-func geometry(t *task.Task, spec task.Digest) (frame.Geometry, error) {
-	scheme, err := t.Scheme()
+func (p *place) geometry() (frame.Geometry, error) {
+	kind, err := p.kind()
 	if err != nil {
 		return frame.Geometry{}, err
 	}
-	g := frame.Geometry{Scheme: scheme, Values: t.Layout.Values(), Controls: task.Controls, Key: [frame.KeySize]byte(spec[:frame.KeySize])}
-	return g, g.Validate()
+	shape, err := p.task.Shape(kind)
+	if err != nil {
+		return frame.Geometry{}, err
+	}
+	return shape.Geometry(p.round.spec())
+}
+
+// kind is what the round sums.
+func (p *place) kind() (task.Kind, error) {
+	spec, err := task.ParseRoundSpec(p.round.Spec)
+	if err != nil {
+		return 0, err
+	}
+	return spec.Kind, nil
 }
 
 // ended says why a round takes no more contributions.

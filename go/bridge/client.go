@@ -53,6 +53,7 @@ type request struct {
 	Client       int64               `json:"client"`
 	Contribution int64               `json:"contribution"`
 	Examples     int64               `json:"examples"`
+	Metrics      map[string]float64  `json:"metrics"`
 	Create       *client.TaskRequest `json:"create"`
 	Reason       string              `json:"reason"`
 	Plan         *planning           `json:"plan"`
@@ -169,15 +170,16 @@ func (q *request) contribute(ctx context.Context, o *op, in *arrowio.Float32) (a
 		p.close()
 		return nil, err
 	}
-	round, err := x.Open(ctx)
+	u := client.Update{Values: in.Float32Values(), Examples: q.Examples, Metrics: q.Metrics}
+	round, err := x.Ready(ctx, u, o.report)
 	if err == nil {
-		p.c, err = x.Contribute(ctx, round, in.Float32Values(), q.Examples, o.report)
+		p.c, err = x.Contribute(ctx, round, u, o.report)
 	}
 	if err != nil {
 		p.close()
 		return nil, err
 	}
-	return map[string]any{"contribution": store(p), "round": round.Spec.Round}, nil
+	return map[string]any{"contribution": store(p), "round": round.Spec.Step}, nil
 }
 
 func (q *request) collect(ctx context.Context, o *op) (any, error) {

@@ -85,7 +85,7 @@ func newRound(q *roundRequest) (*round, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &round{seal.Round{Scheme: scheme, WeightCap: q.WeightCap, Controls: encoding.Controls}}
+	r := &round{seal.Round{Scheme: scheme, WeightCap: q.WeightCap}}
 	if q.Digest == "" {
 		_, err = rand.Read(r.SpecDigest[:])
 	} else if n, bad := hex.Decode(r.SpecDigest[:], []byte(q.Digest[:min(len(q.Digest), 64)])); bad != nil || n != 32 || len(q.Digest) != 64 {

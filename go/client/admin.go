@@ -9,13 +9,13 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/audit"
 	"github.com/cryptflow/cryptflow/go/errs"
-	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/identity"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/rpc"
@@ -57,8 +57,10 @@ type TaskRequest struct {
 	Preset          string       `json:"preset"`   // the one with the fewest bytes
 	Bits            uint32       `json:"bits"`     // 16
 	Rounding        string       `json:"rounding"` // stochastic
+	Ranges          string       `json:"ranges"`   // negotiated, or fixed if a tensor has one
 	Layout          []TensorSpec `json:"layout"`
 	WeightCap       uint32       `json:"weight_cap"` // 1000
+	Metrics         []string     `json:"metrics"`    // loss
 	Members         []MemberSpec `json:"members"`
 	MaxClients      uint32       `json:"max_clients"` // all members
 	MinCohort       uint32       `json:"min_cohort"`  // the key service's floor
@@ -72,7 +74,7 @@ type TaskRequest struct {
 type TensorSpec struct {
 	Name  string   `json:"name"`
 	Shape []uint64 `json:"shape"`
-	Range float32  `json:"range"` // 1
+	Range float32  `json:"range"` // of fixed ranges; 1
 }
 
 // MemberSpec is one enrolled client. Organisation defaults to the name.
@@ -89,6 +91,7 @@ const (
 	defaultDeadline  = 600
 	defaultRounds    = 10
 	defaultRange     = 1
+	defaultMetric    = "loss"
 )
 
 func or[T comparable](v, otherwise T) T {
@@ -119,8 +122,18 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 		}
 		t.Permille = uint32(math.Ceil(*q.Fraction * 1000))
 	}
+	ranges := q.Ranges
 	for _, x := range q.Layout {
+		if x.Range != 0 {
+			ranges = or(ranges, task.RangesFixed.String())
+		}
 		t.Layout = append(t.Layout, task.Tensor{Name: x.Name, Shape: x.Shape, Range: or(x.Range, defaultRange)})
+	}
+	if t.Ranges, err = task.ParseRanges(or(ranges, task.RangesNegotiated.String())); err != nil {
+		return nil, err
+	}
+	if t.Metrics = slices.Sorted(slices.Values(q.Metrics)); q.Metrics == nil {
+		t.Metrics = []string{defaultMetric}
 	}
 	for _, m := range q.Members {
 		t.Members = append(t.Members, task.Member{Name: m.Name, Organisation: or(m.Organisation, m.Name)})
@@ -144,16 +157,22 @@ func smallest(t *task.Task) (best string, err error) {
 	for _, p := range params.Presets() {
 		u := *t
 		u.Preset = p.Name
-		scheme, bad := u.Scheme()
-		if bad != nil {
-			err = bad
-			continue
+		size := int64(0)
+		for _, kind := range []task.Kind{task.KindValues, t.Ranges.First()} {
+			shape, bad := u.Shape(kind)
+			if bad != nil {
+				err, size = bad, math.MaxInt64
+				break
+			}
+			g, bad := shape.Geometry(task.Digest{})
+			if bad != nil {
+				err, size = bad, math.MaxInt64
+				break
+			}
+			size += g.Size()
 		}
-		g := frame.Geometry{Scheme: scheme, Values: t.Layout.Values(), Controls: task.Controls}
-		if bad := g.Validate(); bad != nil {
-			err = bad
-		} else if g.Size() < least {
-			best, least = p.Name, g.Size()
+		if size < least {
+			best, least = p.Name, size
 		}
 	}
 	if best == "" {

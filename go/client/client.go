@@ -22,6 +22,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/tag"
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
@@ -65,10 +67,14 @@ type Client struct {
 	task       *task.Task
 	kmsName    string
 
-	mu    sync.Mutex
-	model task.Digest       // that this client holds
-	next  uint32            // least round it may contribute to
-	seen  *audit.Checkpoint // of the key service's log
+	mu     sync.Mutex
+	model  task.Digest       // that this client holds
+	next   uint32            // least round it may contribute to
+	kind   task.Kind         // of that round
+	step   uint32            // updates that this client has seen published
+	ranges []float32         // agreed on; nil until they are
+	agreed agreement         // not reported yet
+	seen   *audit.Checkpoint // of the key service's log
 }
 
 const defaultPatience = 10 * time.Minute
@@ -120,7 +126,7 @@ func (x *Client) meet(ctx context.Context) error {
 	if _, ok := x.task.Member(x.name); !ok {
 		return fmt.Errorf("%s in task %s: %w", x.name, x.task.Name, errs.ErrNotEnrolled)
 	}
-	x.kmsName, x.model = info.Name, x.task.InitialModel
+	x.kmsName, x.model, x.kind = info.Name, x.task.InitialModel, x.task.Ranges.First()
 	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
 	if err != nil {
 		return rpc.FromStatus(err, "aggregator")
@@ -157,6 +163,7 @@ func (x *Client) Describe() ([]byte, error) {
 		"task": t.Name, "client": x.name, "mode": t.Mode.String(), "preset": t.Preset, "bits": t.Bits,
 		"rounding": t.Rounding.String(), "rounds": t.Rounds, "weight_cap": t.WeightCap, "members": len(t.Members),
 		"max_clients": t.MaxClients, "min_cohort": t.MinCohort, "deadline": t.Deadline, "values": t.Layout.Values(),
+		"ranges": t.Ranges.String(), "metrics": append([]string{}, t.Metrics...),
 		"lanes": scheme.Lanes, "layout": layout, "digest": task.DigestOf(t).String(),
 	})
 }
@@ -209,6 +216,7 @@ type Round struct {
 	Spec      task.RoundSpec
 	Digest    task.Digest
 	PublicKey []byte
+	tag       tag.Key
 }
 
 // poll is how long one call to await a round lasts.
@@ -220,7 +228,7 @@ const poll = 20
 // round was sealed without it.
 func (x *Client) Open(ctx context.Context) (*Round, error) {
 	x.mu.Lock()
-	next, model := x.next, x.model
+	next, model, kind, step := x.next, x.model, x.kind, x.step
 	x.mu.Unlock()
 	for {
 		var status *pb.RoundStatus
@@ -245,6 +253,9 @@ func (x *Client) Open(ctx context.Context) (*Round, error) {
 		}
 		if r.Spec.ModelDigest != model {
 			return nil, fmt.Errorf("round %d of %s starts from model %s and this client holds %s: it joined late or a round was sealed without it; it can take part in the next task: %w", status.Round, x.task.Name, r.Spec.ModelDigest.Short(), model.Short(), errs.ErrModelMismatch)
+		}
+		if r.Spec.Kind != kind || r.Spec.Step != step {
+			return nil, fmt.Errorf("round %d of %s is of %v after %d updates, not of %v after %d: %w", status.Round, x.task.Name, r.Spec.Kind, r.Spec.Step, kind, step, errs.ErrSpec)
 		}
 		return r, nil
 	}
@@ -276,24 +287,38 @@ func (x *Client) spec(ctx context.Context, n uint32) (*Round, error) {
 	if x.task.Mode == params.SharedKey && digestOf(reply.PublicKey) != s.PublicKey {
 		return nil, fmt.Errorf("the public key of round %d is not that of its specification: %w", n, errs.ErrSpec)
 	}
-	return &Round{Spec: *s, Digest: object.Digest(), PublicKey: reply.PublicKey}, nil
+	r := &Round{Spec: *s, Digest: object.Digest(), PublicKey: reply.PublicKey}
+	if len(reply.TagKey) == len(r.tag) {
+		r.tag = tag.Key(reply.TagKey)
+	} else if _, err := rand.Read(r.tag[:]); err != nil {
+		// The round is decided: whatever is contributed now is refused.
+		return nil, fmt.Errorf("drawing a key: %w", errs.ErrInternal)
+	}
+	return r, nil
 }
 
 // sealed is the round as encryption needs it.
 func (x *Client) sealed(r *Round) (seal.Round, error) {
-	scheme, err := x.task.Scheme()
+	shape, err := x.task.Shape(r.Spec.Kind)
 	if err != nil {
 		return seal.Round{}, err
 	}
 	out := seal.Round{
-		Scheme: scheme, SpecDigest: r.Digest, Controls: task.Controls, WeightCap: x.task.WeightCap,
-		Nonce: r.Spec.Nonce, PublicKey: r.PublicKey,
+		Scheme: shape.Scheme, SpecDigest: r.Digest, Metrics: shape.Metrics, WeightCap: shape.WeightCap,
+		Tag: &r.tag, Nonce: r.Spec.Nonce, PublicKey: r.PublicKey,
 	}
-	if x.task.Mode == params.SharedKey {
-		out.WeightCap = x.task.PublicWeightCap()
-	}
-	for _, t := range x.task.Layout {
+	for _, t := range shape.Layout {
 		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range})
+	}
+	if r.Spec.Kind == task.KindValues && x.task.Ranges != task.RangesFixed {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if len(x.ranges) != len(out.Tensors) {
+			return out, fmt.Errorf("no ranges were agreed on: %w", errs.ErrState)
+		}
+		for k := range out.Tensors {
+			out.Tensors[k].Range = x.ranges[k]
+		}
 	}
 	return out, nil
 }

@@ -6,14 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/audit"
-	"github.com/cryptflow/cryptflow/go/encoding"
 	"github.com/cryptflow/cryptflow/go/envelope"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/merkle"
+	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/seal"
@@ -22,27 +23,34 @@ import (
 
 // Report is what a round cost and gave.
 type Report struct {
-	Task         string             `json:"task"`
-	Round        uint32             `json:"round"`
-	Mode         string             `json:"mode"`
-	Preset       string             `json:"preset"`
-	Bits         uint32             `json:"bits"`
-	Cohort       uint32             `json:"cohort"`
-	Clients      []string           `json:"clients"`
-	Weight       uint32             `json:"weight"`     // this client's, as used
-	WeightSum    uint64             `json:"weight_sum"` // the cohort's
-	Values       int64              `json:"values"`
-	Clipped      map[string]uint64  `json:"clipped"`       // this client's, by tensor
-	ClippedTotal uint64             `json:"clipped_total"` // the cohort's
-	Seconds      map[Phase]float64  `json:"seconds"`
-	BytesUp      int64              `json:"bytes_up"`
-	BytesDown    int64              `json:"bytes_down"`
-	StatedBound  float64            `json:"stated_bound"` // of the largest range
-	Bounds       map[string]float64 `json:"bounds"`       // by tensor
-	ResultDigest string             `json:"result_digest"`
-	SpecDigest   string             `json:"spec_digest"`
-	Checkpoint   string             `json:"checkpoint"`
-	Attempts     int                `json:"attempts"` // rounds tried; those before were aborted
+	Task         string            `json:"task"`
+	Round        uint32            `json:"round"` // updates published before it
+	ServiceRound uint32            `json:"service_round"`
+	Mode         string            `json:"mode"`
+	Preset       string            `json:"preset"`
+	Bits         uint32            `json:"bits"`
+	Cohort       uint32            `json:"cohort"`
+	Clients      []string          `json:"clients"`
+	Weight       uint32            `json:"weight"`     // this client's, as used
+	WeightSum    uint64            `json:"weight_sum"` // the cohort's
+	Values       int64             `json:"values"`
+	Clipped      map[string]uint64 `json:"clipped"`       // this client's, by tensor
+	ClippedAll   map[string]uint64 `json:"clipped_all"`   // the cohort's, by tensor
+	ClippedTotal uint64            `json:"clipped_total"` // the cohort's
+	// EffectiveBits is how many of Bits the largest value of this client's
+	// tensor used.
+	EffectiveBits map[string]float64 `json:"effective_bits"`
+	Ranges        map[string]float32 `json:"ranges"`  // largest magnitude that travelled, by tensor
+	Metrics       map[string]float64 `json:"metrics"` // the cohort's means
+	Seconds       map[Phase]float64  `json:"seconds"`
+	BytesUp       int64              `json:"bytes_up"`
+	BytesDown     int64              `json:"bytes_down"`
+	StatedBound   float64            `json:"stated_bound"` // of the largest range
+	Bounds        map[string]float64 `json:"bounds"`       // by tensor
+	ResultDigest  string             `json:"result_digest"`
+	SpecDigest    string             `json:"spec_digest"`
+	Checkpoint    string             `json:"checkpoint"`
+	Attempts      int                `json:"attempts"` // rounds tried; those before were aborted
 }
 
 // Collect waits for the round's result, opens it into out, and reports. It
@@ -70,7 +78,7 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 	}); err != nil {
 		return nil, err
 	}
-	opener, err := seal.NewOpener(c.round, seal.Release{Secret: rel.Secret, Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}, x.c.Threads)
+	opener, err := seal.NewOpener(c.round, opened(rel, manifest), x.c.Threads)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +90,9 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 	}); err != nil {
 		return nil, err
 	}
+	if err := opener.Verify(); err != nil {
+		return nil, err
+	}
 	c.seconds[Decrypt] += o.decrypting.Seconds()
 	c.seconds[Download] += (time.Since(began) - o.decrypting).Seconds()
 	digest := task.DigestOf(result)
@@ -90,8 +101,23 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 	_, _ = x.keys.ReportResult(ctx, &pb.ReportRequest{Spec: c.Round.Digest[:], Result: digest[:]})
 	x.mu.Lock()
 	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, digest)
+	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
 	x.mu.Unlock()
-	return x.report(c, rel, manifest, control, digest, checkpoint), nil
+	report := x.report(c, rel, manifest, control, digest, checkpoint)
+	report.Metrics = opener.Metrics(control)
+	if c.Round.Spec.Kind == task.KindValues {
+		x.follow(c, out, control, rel.Terms)
+	}
+	return report, nil
+}
+
+// opened is what decryption needs of a release.
+func opened(rel *task.Release, m *task.Manifest) seal.Release {
+	out := seal.Release{Secret: rel.Secret, Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}
+	for _, e := range m.Entries {
+		out.Members = append(out.Members, seal.Member{Client: e.Client, Weight: e.Weight})
+	}
+	return out
 }
 
 // await returns when the round is published.
@@ -334,19 +360,26 @@ func (o *opening) get(ctx context.Context, from, to int, emit func([]byte) error
 // report gathers what the round cost and gave.
 func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, control []uint64, result task.Digest, checkpoint *audit.Checkpoint) *Report {
 	r := &Report{
-		Task: x.task.Name, Round: c.Round.Spec.Round, Mode: x.task.Mode.String(), Preset: x.task.Preset, Bits: x.task.Bits,
-		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[encoding.ControlWeight], Values: c.round.Values(),
-		Clipped: map[string]uint64{}, ClippedTotal: control[encoding.ControlClipped], Seconds: c.seconds, Bounds: map[string]float64{},
+		Task: x.task.Name, Round: c.Round.Spec.Step, ServiceRound: c.Round.Spec.Round, Mode: x.task.Mode.String(), Preset: x.task.Preset, Bits: x.task.Bits,
+		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[params.ControlWeight], Values: c.round.Values(),
+		Clipped: map[string]uint64{}, ClippedAll: map[string]uint64{}, EffectiveBits: map[string]float64{}, Ranges: map[string]float32{},
+		ClippedTotal: control[params.ControlClipped], Seconds: c.seconds, Bounds: map[string]float64{},
 		ResultDigest: result.String(), SpecDigest: c.Round.Digest.String(), Checkpoint: checkpoint.Text, Attempts: 1,
 	}
 	for _, e := range m.Entries {
 		r.Clients = append(r.Clients, e.Client)
 	}
 	plain := seal.Release{Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}
+	order := c.round.Controls()
 	for i, t := range c.round.Tensors {
 		if c.clipped[i] > 0 {
 			r.Clipped[t.Name] = c.clipped[i]
 		}
+		if order.Tensors > 0 && control[order.Clipped(i)] > 0 {
+			r.ClippedAll[t.Name] = control[order.Clipped(i)]
+		}
+		r.Ranges[t.Name] = t.Range
+		r.EffectiveBits[t.Name] = c.effectiveBits(i)
 		b := c.round.Bound(t.Range, plain, r.WeightSum)
 		r.Bounds[t.Name] = b
 		r.StatedBound = max(r.StatedBound, b)
@@ -356,15 +389,29 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 	return r
 }
 
+// effectiveBits is how many of the scheme's bits the largest value of tensor k
+// used.
+func (c *Contribution) effectiveBits(k int) float64 {
+	largest := float64(c.largest[k])
+	if c.round.Scheme.Mode == params.SumKey {
+		largest *= float64(c.weight) / float64(c.round.WeightCap)
+	}
+	bits := float64(c.round.Scheme.Bits)
+	if largest == 0 {
+		return 0
+	}
+	return max(0, min(bits, bits+math.Log2(largest/float64(c.round.Tensors[k].Range))))
+}
+
 // Average contributes an update and collects the mean, trying again with the
 // same update in the next round when the key service signed an abort.
-func (x *Client) Average(ctx context.Context, values []float32, examples int64, out []float32, progress Progress) (*Report, error) {
+func (x *Client) Average(ctx context.Context, u Update, out []float32, progress Progress) (*Report, error) {
 	for attempt := 1; ; attempt++ {
-		r, err := x.Open(ctx)
+		r, err := x.Ready(ctx, u, progress)
 		if err != nil {
 			return nil, err
 		}
-		c, err := x.Contribute(ctx, r, values, examples, progress)
+		c, err := x.Contribute(ctx, r, u, progress)
 		var report *Report
 		if err == nil {
 			report, err = x.Collect(ctx, c, out, progress)

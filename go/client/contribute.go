@@ -31,6 +31,8 @@ type Phase string
 // Phases, in order. Encryption and upload overlap: what counts as upload is
 // the time that encryption waited for the connection.
 const (
+	// Agree is a round of its own in which the cohort agrees on ranges.
+	Agree    Phase = "agree"
 	Encrypt  Phase = "encrypt"
 	Upload   Phase = "upload"
 	Wait     Phase = "wait"
@@ -55,6 +57,7 @@ type Contribution struct {
 
 	seconds map[Phase]float64
 	clipped []uint64
+	largest []float32
 	up0     int64
 	down0   int64
 }
@@ -62,16 +65,41 @@ type Contribution struct {
 // batchBytes is the size of one message of frames.
 const batchBytes = 256 << 10
 
+// Update is what a client contributes to a round.
+type Update struct {
+	Values   []float32 // in layout order
+	Examples int64     // num_examples, their weight
+	// Metrics are scalars that the task names, for the weighted mean over
+	// those clients that give them.
+	Metrics map[string]float64
+}
+
 // Contribute encrypts an update, uploads it, deposits its key and commits it.
 // When it returns nil the aggregator has signed that it holds the whole of it
 // durably. A connection that breaks is made again; frames that were
 // acknowledged are not sent twice.
-func (x *Client) Contribute(ctx context.Context, r *Round, values []float32, examples int64, progress Progress) (*Contribution, error) {
-	if examples < 1 || examples > int64(x.task.WeightCap) {
-		return nil, fmt.Errorf("num_examples is %d; the task allows 1 to %d: %w", examples, x.task.WeightCap, errs.ErrWeight)
+func (x *Client) Contribute(ctx context.Context, r *Round, u Update, progress Progress) (*Contribution, error) {
+	if err := x.check(u); err != nil {
+		return nil, err
 	}
-	c := &Contribution{Round: r, weight: x.weight(uint32(examples)), seconds: map[Phase]float64{}}
+	if r.Spec.Kind != task.KindValues {
+		return nil, fmt.Errorf("round %d is one of %v: %w", r.Spec.Round, r.Spec.Kind, errs.ErrState)
+	}
+	return x.contribute(ctx, r, u, progress)
+}
+
+func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Progress) (*Contribution, error) {
+	c := &Contribution{Round: r, weight: uint32(u.Examples), seconds: map[Phase]float64{}}
 	c.up0, c.down0 = x.meter.Bytes()
+	if r.Spec.Kind == task.KindValues {
+		c.weight = x.weight(c.weight)
+		x.mu.Lock()
+		if x.agreed != (agreement{}) {
+			c.seconds[Agree] = x.agreed.seconds
+			c.up0, c.down0, x.agreed = c.up0-x.agreed.up, c.down0-x.agreed.down, agreement{}
+		}
+		x.mu.Unlock()
+	}
 	var err error
 	if c.round, err = x.sealed(r); err != nil {
 		return nil, err
@@ -83,11 +111,11 @@ func (x *Client) Contribute(ctx context.Context, r *Round, values []float32, exa
 		return nil, err
 	}
 	began := time.Now()
-	if c.sealer, err = seal.NewSealer(c.round, c.secrets, values, c.weight, x.c.Threads); err != nil {
+	if c.sealer, err = seal.NewSealer(c.round, c.secrets, u.Values, c.weight, x.c.Threads, seal.From(x.name), seal.WithMetrics(u.Metrics)); err != nil {
 		return nil, err
 	}
 	c.seconds[Encrypt] = time.Since(began).Seconds()
-	c.clipped = c.sealer.Clipped()
+	c.clipped, c.largest = c.sealer.Clipped(), c.sealer.Largest()
 	if err := x.send(ctx, c, progress); errors.Is(err, errs.ErrAborted) {
 		return nil, x.aborted(ctx, c)
 	} else if err != nil {

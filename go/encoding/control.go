@@ -8,50 +8,8 @@ import (
 	"github.com/cryptflow/cryptflow/go/params"
 )
 
-// First entries of the control chunk. Two for every metric follow, then the
-// clipped values of every tensor if the chunk has room for them.
-const (
-	// ControlWeight is the client's weight: num_examples in sum-key, 1 in
-	// shared-key, where the public weight multiplies it.
-	ControlWeight = iota
-	// ControlClipped is the number of the client's values that were clipped.
-	ControlClipped
-	// ControlTagLow is the tag modulo 2^48, ControlTagHigh the rest of it.
-	ControlTagLow
-	ControlTagHigh
-	// ControlMetrics is where metrics begin.
-	ControlMetrics
-)
-
 // MaxControl is the largest value of one client's entry.
 const MaxControl = 1<<(params.Limbs*params.LimbBits) - 1
-
-// Controls is the order of a control chunk's entries.
-type Controls struct {
-	Metrics int
-	// Tensors is the number of entries for clipped values by tensor: all
-	// tensors, or none where the chunk has no room for all.
-	Tensors int
-}
-
-// ControlsOf is the order for metrics and tensors in a ring of degree n.
-func ControlsOf(metrics, tensors, n int) Controls {
-	c := Controls{Metrics: metrics, Tensors: tensors}
-	if c.Count() > n/params.Limbs {
-		c.Tensors = 0
-	}
-	return c
-}
-
-// Count is the number of entries.
-func (c Controls) Count() int { return ControlMetrics + 2*c.Metrics + c.Tensors }
-
-// Metric is the first of metric k's two entries: its value, then the weight of
-// who gave it.
-func (c Controls) Metric(k int) int { return ControlMetrics + 2*k }
-
-// Clipped is the entry of tensor k.
-func (c Controls) Clipped(k int) int { return ControlMetrics + 2*c.Metrics + k }
 
 // A metric is a multiple of 2^-24 between -2^22 and 2^22, and offset so that
 // it is positive.
@@ -98,7 +56,7 @@ func EncodeControl(words [][]uint64, entries []uint64) error {
 // entries, those of the tag itself being 0.
 func TaggedLimbs(words [][]uint64, count int) []uint64 {
 	limbs := append([]uint64(nil), words[0][:count*params.Limbs]...)
-	clear(limbs[ControlTagLow*params.Limbs : (ControlTagHigh+1)*params.Limbs])
+	clear(limbs[params.ControlTagLow*params.Limbs : (params.ControlTagHigh+1)*params.Limbs])
 	return limbs
 }
 

@@ -128,7 +128,7 @@ func killRun(t *testing.T, seed uint64) tally {
 					t.Errorf("round %d, client %d opening: %v", r, i, err)
 					return
 				}
-				c, err := x.Contribute(t.Context(), round, updates[i], weight(i), k.progress)
+				c, err := x.Contribute(t.Context(), round, client.Update{Values: updates[i], Examples: weight(i)}, k.progress)
 				if err != nil {
 					t.Errorf("round %d, client %d contributing: %v", r, i, err)
 					return

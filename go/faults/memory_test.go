@@ -39,7 +39,7 @@ func peak(t *testing.T, clients int, bytes int64) int64 {
 	for i := range clients {
 		x := w.client(t, i)
 		wg.Go(func() {
-			r, err := x.Average(t.Context(), update, 10, make([]float32, values), func(client.Phase, int64, int64) {})
+			r, err := x.Average(t.Context(), client.Update{Values: update, Examples: 10}, make([]float32, values), func(client.Phase, int64, int64) {})
 			if err != nil {
 				t.Errorf("client %d: %v", i, err)
 			} else if r.BytesUp < bytes*95/100 {

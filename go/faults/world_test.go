@@ -144,6 +144,9 @@ func (w *world) create(t *testing.T, q client.TaskRequest, values int) {
 	for i := range w.Clients {
 		q.Members = append(q.Members, client.MemberSpec{Name: service.ClientName(i)})
 	}
+	if q.Ranges == "" {
+		q.Ranges = "fixed"
+	}
 	if _, err := w.admin(t).CreateTask(t.Context(), q, make([]float32, values)); err != nil {
 		t.Fatal(err)
 	}

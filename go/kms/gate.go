@@ -58,6 +58,10 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m 
 	if err := s.Follows(t); err != nil {
 		return err
 	}
+	shape, err := t.Shape(s.Kind)
+	if err != nil {
+		return err
+	}
 	spec := task.DigestOf(s)
 	if m.Spec != spec {
 		return refuse("it is of another specification")
@@ -96,8 +100,8 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m 
 		if !made[task.Deposit{Spec: spec, Client: e.Client, ModelDigest: e.ModelDigest, Root: e.Root}] {
 			return refuse("client %q made no deposit for this contribution", e.Client)
 		}
-		if e.Weight < 1 || e.Weight > t.PublicWeightCap() {
-			return refuse("weight %d of client %q, 1 to %d are allowed", e.Weight, e.Client, t.PublicWeightCap())
+		if e.Weight < 1 || e.Weight > uint32(shape.Scheme.Weight) {
+			return refuse("weight %d of client %q, 1 to %d are allowed", e.Weight, e.Client, shape.Scheme.Weight)
 		}
 		organisations[member.Organisation]++
 		if t.PerOrganisation > 0 && organisations[member.Organisation] > t.PerOrganisation {

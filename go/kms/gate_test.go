@@ -26,7 +26,7 @@ type stage struct {
 func newStage(t *testing.T, mode params.Mode) *stage {
 	t.Helper()
 	x := &stage{gate: kms.Gate{Floor: kms.DefaultFloor}, task: &task.Task{
-		Name: "t", Mode: mode, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic,
+		Name: "t", Mode: mode, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic, Ranges: task.RangesFixed,
 		Layout:       task.Layout{{Name: "w", Shape: []uint64{3}, Range: 1}},
 		InitialModel: task.Digest{1}, WeightCap: 9, MaxClients: 10, MinCohort: 3, Permille: 800, Deadline: 60, Rounds: 5,
 	}}
@@ -37,7 +37,7 @@ func newStage(t *testing.T, mode params.Mode) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.spec = &task.RoundSpec{
+	x.spec = &task.RoundSpec{Kind: task.KindValues,
 		Task: task.DigestOf(x.task), ModelDigest: x.task.InitialModel, LayoutDigest: task.DigestOf(x.task.Layout),
 		Lanes: uint32(scheme.Lanes), LogDelta: uint32(scheme.LogDelta), HPKE: []byte{1},
 	}

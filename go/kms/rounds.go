@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -12,10 +13,12 @@ import (
 	"github.com/cryptflow/cryptflow/go/ckks"
 	"github.com/cryptflow/cryptflow/go/envelope"
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/storage"
+	"github.com/cryptflow/cryptflow/go/tag"
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
@@ -51,10 +54,11 @@ func (s *Service) OpenRound(ctx context.Context, in *pb.OpenRequest) (out *pb.Sp
 			out = reply
 			return nil
 		}
-		if err := s.follows(w, t, in.Round, model); err != nil {
+		kind, step, err := s.follows(w, t, in.Round, model)
+		if err != nil {
 			return err
 		}
-		if out, err = s.newSpec(t, in.Round, model); err != nil {
+		if out, err = s.newSpec(t, in.Round, kind, step, model); err != nil {
 			return err
 		}
 		spec := unsigned(out.Spec).Digest()
@@ -74,66 +78,79 @@ func (s *Service) OpenRound(ctx context.Context, in *pb.OpenRequest) (out *pb.Sp
 }
 
 // follows says whether round n of a task may be opened for a model: the one
-// before has ended, and the model is what it led to.
-func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.Digest) error {
+// before has ended, and the model is what it led to. It returns what the round
+// sums, and how many updates were published before it.
+func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.Digest) (kind task.Kind, step uint32, err error) {
 	if n >= task.MaxRounds {
-		return fmt.Errorf("round %d: %w", n, errs.ErrTaskEnded)
+		return 0, 0, fmt.Errorf("round %d: %w", n, errs.ErrTaskEnded)
 	}
-	want := t.InitialModel
+	want, kind := t.InitialModel, t.Ranges.First()
 	if n > 0 {
 		before, reply, err := specOf(r, task.DigestOf(t).String(), n-1)
 		if err != nil {
-			return err
+			return 0, 0, err
 		}
 		if reply == nil {
-			return fmt.Errorf("round %d of %s before round %d: %w", n, t.Name, n-1, errs.ErrState)
+			return 0, 0, fmt.Errorf("round %d of %s before round %d: %w", n, t.Name, n-1, errs.ErrState)
 		}
 		x, err := roundOf(r, task.DigestOf(before))
 		if err != nil {
-			return err
+			return 0, 0, err
 		}
 		d, err := x.decision()
 		switch {
 		case err != nil:
-			return err
+			return 0, 0, err
 		case d == nil:
-			return fmt.Errorf("round %d of %s is open: %w", n-1, t.Name, errs.ErrState)
+			return 0, 0, fmt.Errorf("round %d of %s is open: %w", n-1, t.Name, errs.ErrState)
 		case d.Outcome == task.Aborted:
-			want = before.ModelDigest
+			want, kind, step = before.ModelDigest, before.Kind, before.Step
 		case x.Result == nil:
-			return fmt.Errorf("round %d of %s has no result yet: %w", n-1, t.Name, errs.ErrState)
+			return 0, 0, fmt.Errorf("round %d of %s has no result yet: %w", n-1, t.Name, errs.ErrState)
 		default:
 			want = task.NextModel(before.ModelDigest, task.DigestOf(before), sha256.Sum256(x.Result))
+			kind, step = t.Ranges.Next(before.Kind), before.Kind.Steps(before.Step)
 		}
 	}
 	if model != want {
-		return fmt.Errorf("round %d of %s starts from model %s, not %s: %w", n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
+		return 0, 0, fmt.Errorf("round %d of %s starts from model %s, not %s: %w", n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
 	}
-	return nil
+	if step >= t.Rounds {
+		return 0, 0, fmt.Errorf("%s has published its %d updates: %w", t.Name, t.Rounds, errs.ErrTaskEnded)
+	}
+	return kind, step, nil
 }
 
 // newSpec draws a round's keys, stores them wrapped, and signs the
 // specification that names their public halves.
-func (s *Service) newSpec(t *task.Task, n uint32, model task.Digest) (*pb.SpecReply, error) {
-	scheme, err := t.Scheme()
+func (s *Service) newSpec(t *task.Task, n uint32, kind task.Kind, step uint32, model task.Digest) (*pb.SpecReply, error) {
+	shape, err := t.Shape(kind)
 	if err != nil {
 		return nil, err
 	}
+	scheme := shape.Scheme
 	deposits, err := envelope.NewKey()
 	if err != nil {
 		return nil, err
 	}
 	spec := &task.RoundSpec{
-		Task: task.DigestOf(t), Round: n, ModelDigest: model, LayoutDigest: task.DigestOf(t.Layout),
+		Task: task.DigestOf(t), Round: n, Kind: kind, Step: step, ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
 		Lanes: uint32(scheme.Lanes), LogDelta: uint32(scheme.LogDelta), HPKE: deposits.Public(),
 	}
 	if _, err := rand.Read(spec.Nonce[:]); err != nil {
 		return nil, fmt.Errorf("drawing a nonce: %w", errs.ErrInternal)
 	}
-	secret, err := deposits.Secret()
+	var tagKey tag.Key
+	if _, err := rand.Read(tagKey[:]); err != nil {
+		return nil, fmt.Errorf("drawing a tag key: %w", errs.ErrInternal)
+	}
+	defer clear(tagKey[:])
+	private, err := deposits.Secret()
 	if err != nil {
 		return nil, err
 	}
+	defer clear(private)
+	secret := slices.Concat(tagKey[:], private)
 	defer clear(secret)
 	reply := &pb.SpecReply{}
 	if scheme.Mode == params.SharedKey {
@@ -146,7 +163,7 @@ func (s *Service) newSpec(t *task.Task, n uint32, model task.Digest) (*pb.SpecRe
 			return nil, err
 		}
 		spec.PublicKey = sha256.Sum256(reply.PublicKey)
-		secret = append(seed[:], secret...)
+		secret = slices.Concat(tagKey[:], seed[:], private)
 		defer clear(secret)
 	}
 	if err := s.vault.put(keyName(spec.Task.String(), n), secret); err != nil {
@@ -157,6 +174,7 @@ func (s *Service) newSpec(t *task.Task, n uint32, model task.Digest) (*pb.SpecRe
 }
 
 // keys returns a round's deposit key and, in shared-key, the seed of its pair.
+// A round's secret is its tag key, that seed, and the deposit key.
 func (s *Service) keys(t *task.Task, n uint32) (*envelope.Key, ckks.Seed, error) {
 	var seed ckks.Seed
 	secret, err := s.vault.get(keyName(task.DigestOf(t).String(), n))
@@ -164,19 +182,22 @@ func (s *Service) keys(t *task.Task, n uint32) (*envelope.Key, ckks.Seed, error)
 		return nil, seed, err
 	}
 	defer clear(secret)
-	private := secret
+	from := len(tag.Key{})
 	if t.Mode == params.SharedKey {
-		if len(secret) < len(seed) {
-			return nil, seed, fmt.Errorf("a round's key: %w", errs.ErrStorage)
-		}
-		copy(seed[:], secret)
-		private = secret[len(seed):]
+		from += len(seed)
 	}
-	k, err := envelope.ParseKey(private)
+	if len(secret) < from {
+		return nil, seed, fmt.Errorf("a round's key: %w", errs.ErrStorage)
+	}
+	if t.Mode == params.SharedKey {
+		copy(seed[:], secret[len(tag.Key{}):])
+	}
+	k, err := envelope.ParseKey(secret[from:])
 	return k, seed, err
 }
 
-// GetSpec returns the signed specification of a round.
+// GetSpec returns the signed specification of a round, and to a client of the
+// task the round's tag key, while the round is undecided.
 func (s *Service) GetSpec(ctx context.Context, in *pb.SpecRequest) (out *pb.SpecReply, err error) {
 	return out, s.view(ctx, func(r storage.Reader) error {
 		t, _, err := taskOf(r, in.Task)
@@ -186,11 +207,32 @@ func (s *Service) GetSpec(ctx context.Context, in *pb.SpecRequest) (out *pb.Spec
 		if err := enrolled(ctx, t); err != nil {
 			return err
 		}
-		_, out, err = specOf(r, task.DigestOf(t).String(), in.Round)
-		if err == nil && out == nil {
-			err = fmt.Errorf("round %d of %s: %w", in.Round, t.Name, errs.ErrNoRound)
+		id := task.DigestOf(t).String()
+		spec, reply, err := specOf(r, id, in.Round)
+		if err != nil {
+			return err
 		}
-		return err
+		if reply == nil {
+			return fmt.Errorf("round %d of %s: %w", in.Round, t.Name, errs.ErrNoRound)
+		}
+		out = reply
+		caller, err := rpc.Caller(ctx)
+		if err != nil || caller.Role != identity.Client {
+			return err
+		}
+		if x, err := roundOf(r, task.DigestOf(spec)); err != nil || x.Decision != nil {
+			return err
+		}
+		secret, err := s.vault.get(keyName(id, in.Round))
+		if err != nil {
+			return err
+		}
+		defer clear(secret)
+		if len(secret) < len(tag.Key{}) {
+			return fmt.Errorf("a round's key: %w", errs.ErrStorage)
+		}
+		out.TagKey = slices.Clone(secret[:len(tag.Key{})])
+		return nil
 	})
 }
 

@@ -60,7 +60,7 @@ func newDesk(t *testing.T, mode params.Mode) *desk {
 	d.open()
 	t.Cleanup(func() { _ = d.ledger.Close() })
 	d.task = &task.Task{
-		Name: "t", Mode: mode, Preset: "n2048-q52", Bits: 8, Rounding: params.Stochastic,
+		Name: "t", Mode: mode, Preset: "n2048-q52", Bits: 8, Rounding: params.Stochastic, Ranges: task.RangesFixed,
 		Layout: task.Layout{{Name: "w", Shape: []uint64{10}, Range: 1}}, InitialModel: task.Digest{9}, WeightCap: 5,
 		MaxClients: 5, MinCohort: 2, Permille: 600, Deadline: 60, Rounds: 9, Aggregator: public(d.aggregator), KMS: public(d.signing),
 	}
@@ -275,6 +275,44 @@ func TestTasksNeedAnAdminOfThisService(t *testing.T) {
 	}
 }
 
+// TestTagKeysGoToClientsOnly, and only while the round is undecided.
+func TestTagKeysGoToClientsOnly(t *testing.T) {
+	for _, mode := range []params.Mode{params.SumKey, params.SharedKey} {
+		d := newDesk(t, mode)
+		d.create()
+		reply, err := d.OpenRound(as(identity.Aggregator, "sum"), &pb.OpenRequest{Task: "t", Model: d.task.InitialModel[:]})
+		if err != nil || len(reply.TagKey) != 0 {
+			t.Fatalf("opening a round answers with %d bytes of a tag key: %v", len(reply.TagKey), err)
+		}
+		get := func(ctx context.Context) []byte {
+			reply, err := d.GetSpec(ctx, &pb.SpecRequest{Task: "t"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return reply.TagKey
+		}
+		first := get(as(identity.Client, "a"))
+		if len(first) != 32 || !bytes.Equal(first, get(as(identity.Client, "b"))) || bytes.Equal(first, make([]byte, 32)) {
+			t.Fatalf("clients get %d bytes", len(first))
+		}
+		for _, role := range []identity.Role{identity.Aggregator, identity.Admin, identity.KMS} {
+			if n := len(get(as(role, "sum"))); n != 0 {
+				t.Errorf("%v gets %d bytes of a tag key", role, n)
+			}
+		}
+		if _, err := d.GetSpec(as(identity.Client, "stranger"), &pb.SpecRequest{Task: "t"}); !errors.Is(err, errs.ErrNotEnrolled) {
+			t.Errorf("a stranger: %v", err)
+		}
+		spec := sha256.Sum256(reply.Spec.Object)
+		if _, err := d.Abort(as(identity.Aggregator, "sum"), &pb.AbortRound{Spec: spec[:], Reason: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(get(as(identity.Client, "a"))); n != 0 {
+			t.Errorf("%d bytes of a tag key after the decision", n)
+		}
+	}
+}
+
 func TestOneSpecificationARound(t *testing.T) {
 	d := newDesk(t, params.SumKey)
 	d.create()
@@ -335,7 +373,7 @@ func TestDeposits(t *testing.T) {
 	}
 	want(t, "for another client", deposit("b", g.in), errs.ErrDenied)
 	want(t, "a stranger", deposit("z", d.gift(s, "z", 1).in), errs.ErrNotEnrolled)
-	other := d.gift(&task.RoundSpec{HPKE: s.HPKE, Round: 7}, "a", 1)
+	other := d.gift(&task.RoundSpec{Kind: task.KindValues, HPKE: s.HPKE, Round: 7}, "a", 1)
 	want(t, "another round", deposit("a", other.in), errs.ErrNoRound)
 	model := d.gift(s, "a", 1)
 	model.ModelDigest = task.Digest{77}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/ckks"
-	"github.com/cryptflow/cryptflow/go/encoding"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
@@ -97,7 +96,7 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 }
 
 func describe(s *params.Scheme, q Request) Option {
-	g := frame.Geometry{Scheme: s, Values: q.Values, Controls: encoding.Controls}
+	g := frame.Geometry{Scheme: s, Values: q.Values, Controls: params.ControlsOf(1, 1, s.N()).Count()}
 	o := Option{
 		Preset: s.Name, Mode: s.Mode.String(), Values: q.Values, Clients: q.Clients, Bits: q.Bits,
 		Lanes: s.Lanes, Headroom: s.Headroom, DeltaBits: s.LogDelta, Degree: s.N(), ModulusQ: s.Q().BitLen(),
@@ -128,7 +127,7 @@ const chunks = 24
 // scales to the whole update.
 func (o *Option) calibrate(ctx context.Context, s *params.Scheme, threads int) error {
 	n := min(int64(chunks*s.ChunkValues()), o.Values)
-	r := seal.Round{Scheme: s, Controls: encoding.Controls, WeightCap: 1, Tensors: []seal.Tensor{{Name: "w", Count: n, Range: 1}}}
+	r := seal.Round{Scheme: s, WeightCap: 1, Tensors: []seal.Tensor{{Name: "w", Count: n, Range: 1}}}
 	secrets, err := seal.NewSecrets()
 	if err != nil {
 		return err

@@ -89,9 +89,9 @@ func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	}
 	if o.hasher != nil {
 		o.control = o.hasher.Symbols(uint32(o.geometry.ControlIndex()), encoding.TaggedLimbs(w.words, o.geometry.Controls))
-		o.want = tag.Add(entries[encoding.ControlTagLow], tag.Shift48(entries[encoding.ControlTagHigh]))
+		o.want = tag.Add(entries[params.ControlTagLow], tag.Shift48(entries[params.ControlTagHigh]))
 	}
-	sum, n := entries[encoding.ControlWeight], uint64(o.release.Terms)
+	sum, n := entries[params.ControlWeight], uint64(o.release.Terms)
 	if o.round.Scheme.Mode == params.SharedKey {
 		if sum != uint64(o.release.WeightSum) {
 			return nil, fmt.Errorf("the weights sum to %d under encryption and to %d in the release: %w", sum, o.release.WeightSum, errs.ErrWeightSum)

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/cryptflow/cryptflow/go/ckks"
-	"github.com/cryptflow/cryptflow/go/encoding"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/seal"
@@ -146,7 +145,7 @@ func TestClippedValuesAreCountedAndReported(t *testing.T) {
 		if r.Scheme.Mode == params.SharedKey {
 			want = 2
 		}
-		if entries[encoding.ControlWeight] != want || entries[encoding.ControlClipped] != 6 || entries[r.Controls().Clipped(0)] != 4 || entries[r.Controls().Clipped(1)] != 2 || len(entries) != r.Controls().Count() {
+		if entries[params.ControlWeight] != want || entries[params.ControlClipped] != 6 || entries[r.Controls().Clipped(0)] != 4 || entries[r.Controls().Clipped(1)] != 2 || len(entries) != r.Controls().Count() {
 			t.Errorf("control entries %v", entries)
 		}
 	})

@@ -99,8 +99,8 @@ func (r Round) Values() int64 {
 }
 
 // Controls is the order of the control chunk.
-func (r Round) Controls() encoding.Controls {
-	return encoding.ControlsOf(len(r.Metrics), len(r.Tensors), r.Scheme.N())
+func (r Round) Controls() params.Controls {
+	return params.ControlsOf(len(r.Metrics), len(r.Tensors), r.Scheme.N())
 }
 
 // hasher computes tags; nil in a round without them.

@@ -69,7 +69,7 @@ func WithMetrics(metrics map[string]float64) Option {
 			}
 			at := s.round.Controls().Metric(k)
 			s.controls[at] = encoding.EncodeMetric(v, s.factor)
-			s.controls[at+1] = s.controls[encoding.ControlWeight]
+			s.controls[at+1] = s.controls[params.ControlWeight]
 		}
 		return nil
 	}
@@ -125,13 +125,13 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	if err := s.scan(threads); err != nil {
 		return nil, err
 	}
-	s.controls[encoding.ControlWeight] = uint64(weight)
+	s.controls[params.ControlWeight] = uint64(weight)
 	if r.Scheme.Mode == params.SharedKey {
-		s.controls[encoding.ControlWeight] = 1
+		s.controls[params.ControlWeight] = 1
 	}
 	order := r.Controls()
 	for k, n := range s.clipped {
-		s.controls[encoding.ControlClipped] += n
+		s.controls[params.ControlClipped] += n
 		if k < order.Tensors {
 			s.controls[order.Clipped(k)] = n
 		}
@@ -308,12 +308,12 @@ func (s *Sealer) finish(ctx context.Context, w *sealWorker) error {
 		sum = tag.Add(sum, s.tags[index].value)
 	}
 	control := s.geometry.ControlIndex()
-	s.controls[encoding.ControlTagLow], s.controls[encoding.ControlTagHigh] = 0, 0
+	s.controls[params.ControlTagLow], s.controls[params.ControlTagHigh] = 0, 0
 	if err := encoding.EncodeControl(w.words, s.controls); err != nil {
 		return err
 	}
 	sum = tag.Add(sum, s.hasher.Symbols(uint32(control), encoding.TaggedLimbs(w.words, len(s.controls))))
-	s.controls[encoding.ControlTagLow], s.controls[encoding.ControlTagHigh] = sum&encoding.MaxControl, sum>>48
+	s.controls[params.ControlTagLow], s.controls[params.ControlTagHigh] = sum&encoding.MaxControl, sum>>48
 	return nil
 }
 

@@ -266,7 +266,7 @@ func (w *world) forger(t *testing.T, i int) *forger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.sealed = seal.Round{Scheme: scheme, SpecDigest: f.round.Digest, Controls: task.Controls, WeightCap: f.x.Task().WeightCap}
+	f.sealed = seal.Round{Scheme: scheme, SpecDigest: f.round.Digest, Metrics: f.x.Task().Metrics, WeightCap: f.x.Task().WeightCap}
 	for _, l := range f.x.Task().Layout {
 		f.sealed.Tensors = append(f.sealed.Tensors, seal.Tensor{Name: l.Name, Count: l.Count(), Range: l.Range})
 	}
@@ -484,7 +484,7 @@ func TestAFullDiskRefusesUploadsAndLosesNothing(t *testing.T) {
 	contribute := func(i int) error {
 		r, err := members[i].Open(t.Context())
 		if err == nil {
-			held[i], err = members[i].Contribute(t.Context(), r, updates[i], 10, quiet)
+			held[i], err = members[i].Contribute(t.Context(), r, client.Update{Values: updates[i], Examples: 10}, quiet)
 		}
 		return err
 	}
@@ -555,7 +555,7 @@ func TestBadUpdatesAreRefusedByName(t *testing.T) {
 		{make([]float32, 50_000), 51, errs.ErrWeight, "1 to 50"},
 		{make([]float32, 50_000), 1 << 40, errs.ErrWeight, "1 to 50"},
 	} {
-		if _, err := x.Contribute(context.Background(), r, c.update, c.examples, quiet); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+		if _, err := x.Contribute(context.Background(), r, client.Update{Values: c.update, Examples: c.examples}, quiet); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%d values, %d examples: %v", len(c.update), c.examples, err)
 		}
 	}

@@ -86,6 +86,9 @@ func (w *world) create(t *testing.T, q client.TaskRequest, model []float32) {
 			q.Members = append(q.Members, client.MemberSpec{Name: service.ClientName(i)})
 		}
 	}
+	if q.Ranges == "" {
+		q.Ranges = "fixed"
+	}
 	if _, err := w.admin(t).CreateTask(t.Context(), q, model); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +184,7 @@ func TestRoundsOverTheNetwork(t *testing.T) {
 				}
 				examples := []int64{1000, 1, 314, 77}
 				together(t, clients, func(i int) (err error) {
-					reports[i], err = members[i].Average(t.Context(), updates[i], examples[i], means[i], quiet)
+					reports[i], err = members[i].Average(t.Context(), client.Update{Values: updates[i], Examples: examples[i]}, means[i], quiet)
 					return err
 				})
 				for i, x := range reports {
@@ -219,7 +222,7 @@ func TestAVanishedClientDoesNotHoldUpTheRound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = members[3].Contribute(lost, round, noise(rng, n), 10, func(p client.Phase, done, _ int64) {
+	_, err = members[3].Contribute(lost, round, client.Update{Values: noise(rng, n), Examples: 10}, func(p client.Phase, done, _ int64) {
 		if p == client.Upload && done > 0 {
 			vanish()
 		}
@@ -233,7 +236,7 @@ func TestAVanishedClientDoesNotHoldUpTheRound(t *testing.T) {
 			updates[i], means[i] = noise(rng, n), make([]float32, n)
 		}
 		together(t, 3, func(i int) (err error) {
-			reports[i], err = members[i].Average(t.Context(), updates[i], 100, means[i], quiet)
+			reports[i], err = members[i].Average(t.Context(), client.Update{Values: updates[i], Examples: 100}, means[i], quiet)
 			return err
 		})
 		if reports[0].Cohort != 3 {
@@ -245,7 +248,7 @@ func TestAVanishedClientDoesNotHoldUpTheRound(t *testing.T) {
 	if _, err := late.Open(t.Context()); !errors.Is(err, errs.ErrTaskEnded) && !errors.Is(err, errs.ErrModelMismatch) {
 		t.Fatalf("a client that missed a round: %v", err)
 	}
-	if _, err := late.Contribute(t.Context(), round, noise(rng, n), 10, quiet); !errors.Is(err, errs.ErrNotInCohort) && !errors.Is(err, errs.ErrKeysDestroyed) {
+	if _, err := late.Contribute(t.Context(), round, client.Update{Values: noise(rng, n), Examples: 10}, quiet); !errors.Is(err, errs.ErrNotInCohort) && !errors.Is(err, errs.ErrKeysDestroyed) {
 		t.Fatalf("a contribution after sealing: %v", err)
 	}
 }
@@ -267,7 +270,7 @@ func TestTooFewClientsAbortTheRound(t *testing.T) {
 		round, err := a.Open(t.Context())
 		if err == nil {
 			var x *client.Contribution
-			if x, err = a.Contribute(t.Context(), round, updates[0], 5, quiet); err == nil {
+			if x, err = a.Contribute(t.Context(), round, client.Update{Values: updates[0], Examples: 5}, quiet); err == nil {
 				_, err = a.Collect(t.Context(), x, means[0], quiet)
 			}
 		}
@@ -277,11 +280,11 @@ func TestTooFewClientsAbortTheRound(t *testing.T) {
 	}()
 	<-aborted
 	together(t, 3, func(i int) (err error) {
-		reports[i], err = []*client.Client{a, b, c}[i].Average(t.Context(), updates[i], 5, means[i], quiet)
+		reports[i], err = []*client.Client{a, b, c}[i].Average(t.Context(), client.Update{Values: updates[i], Examples: 5}, means[i], quiet)
 		return err
 	})
 	checkMean(t, updates, []uint32{5, 5, 5}, means, reports[0].StatedBound)
-	if reports[0].Round == 0 {
+	if reports[0].ServiceRound == 0 || reports[0].Round != 0 {
 		t.Fatal("the aborted round published a result")
 	}
 }
@@ -303,7 +306,7 @@ func TestRestartsInTheMiddle(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		contributions[i], err = members[i].Contribute(t.Context(), round, updates[i], 7, quiet)
+		contributions[i], err = members[i].Contribute(t.Context(), round, client.Update{Values: updates[i], Examples: 7}, quiet)
 		return err
 	}
 	for i := range 2 {

@@ -15,6 +15,8 @@ const maxHPKE = 1 << 12
 type RoundSpec struct {
 	Task            Digest // of the signed task
 	Round           uint32 // from 0
+	Kind            Kind   // what it sums
+	Step            uint32 // updates published before it
 	ModelDigest     Digest // of the model that updates start from
 	LayoutDigest    Digest
 	Lanes, LogDelta uint32   // derived from the task; stated to be compared
@@ -30,6 +32,8 @@ func (s *RoundSpec) Canonical() []byte {
 	w := start(tagSpec)
 	w.fixed(s.Task)
 	w.u32(s.Round)
+	w.u8(uint8(s.Kind))
+	w.u32(s.Step)
 	w.fixed(s.ModelDigest)
 	w.fixed(s.LayoutDigest)
 	w.u32(s.Lanes)
@@ -44,7 +48,7 @@ func (s *RoundSpec) Canonical() []byte {
 func ParseRoundSpec(b []byte) (*RoundSpec, error) {
 	r := open(b, tagSpec)
 	s := &RoundSpec{
-		Task: r.fixed(), Round: r.u32(), ModelDigest: r.fixed(), LayoutDigest: r.fixed(),
+		Task: r.fixed(), Round: r.u32(), Kind: Kind(r.u8()), Step: r.u32(), ModelDigest: r.fixed(), LayoutDigest: r.fixed(),
 		Lanes: r.u32(), LogDelta: r.u32(), Nonce: r.fixed(), HPKE: append([]byte(nil), r.limited(maxHPKE)...), PublicKey: r.fixed(),
 	}
 	if err := r.close(); err != nil {
@@ -56,19 +60,22 @@ func ParseRoundSpec(b []byte) (*RoundSpec, error) {
 // Follows returns ErrSpec unless the specification is derivable from the task:
 // nobody but the admin widens what a round may do.
 func (s *RoundSpec) Follows(t *Task) error {
-	scheme, err := t.Scheme()
+	shape, err := t.Shape(s.Kind)
 	if err != nil {
 		return err
 	}
+	scheme := shape.Scheme
 	for _, c := range []struct {
 		ok   bool
 		what string
 	}{
 		{s.Task == DigestOf(t), "names another task"},
-		{s.LayoutDigest == DigestOf(t.Layout), "has another layout"},
+		{s.LayoutDigest == DigestOf(shape.Layout), "has another layout"},
 		{s.Lanes == uint32(scheme.Lanes) && s.LogDelta == uint32(scheme.LogDelta), "has other parameters"},
 		{len(s.HPKE) > 0, "has no deposit key"},
 		{(s.PublicKey == Digest{}) == (scheme.Components == 1), "has a public key where its mode has none, or none where it has one"},
+		{s.Step <= s.Round && s.Step < t.Rounds, "comes after the task's last update"},
+		{s.Round > 0 || s.Kind == t.Ranges.First(), "does not begin as the task does"},
 		{s.Round > 0 || s.ModelDigest == t.InitialModel, "does not start from the task's first model"},
 	} {
 		if !c.ok {

@@ -28,13 +28,7 @@ const (
 	MaxRounds   = 1 << 20
 	MaxDeadline = 30 * 24 * 3600 // seconds; keys do not outlive a month
 	MaxCap      = 1 << 24        // num_examples; a 48-bit sum holds 4096 of them
-	Controls    = 2              // entries of the control chunk: weight, clipped
-)
-
-// Positions in the control chunk.
-const (
-	ControlWeight  = 0
-	ControlClipped = 1
+	MaxMetrics  = 64             // each costs two of a control chunk's entries
 )
 
 // Member is an enrolled client: the name in its certificate and the
@@ -49,9 +43,11 @@ type Task struct {
 	Preset          string
 	Bits            uint32
 	Rounding        params.Rounding
+	Ranges          Ranges
 	Layout          Layout
 	InitialModel    Digest
-	WeightCap       uint32 // largest num_examples of one client
+	WeightCap       uint32   // largest num_examples of one client
+	Metrics         []string // scalars that clients may report, ascending
 	Members         []Member
 	MaxClients      uint32 // n_max
 	MinCohort       uint32
@@ -74,6 +70,7 @@ func (t *Task) Canonical() []byte {
 	w.text(t.Preset)
 	w.u32(t.Bits)
 	w.u8(uint8(t.Rounding))
+	w.u8(uint8(t.Ranges))
 	w.u32(uint32(len(t.Layout)))
 	for _, x := range t.Layout {
 		w.text(x.Name)
@@ -85,6 +82,10 @@ func (t *Task) Canonical() []byte {
 	}
 	w.fixed(t.InitialModel)
 	w.u32(t.WeightCap)
+	w.u32(uint32(len(t.Metrics)))
+	for _, m := range t.Metrics {
+		w.text(m)
+	}
 	w.u32(uint32(len(t.Members)))
 	for _, m := range t.Members {
 		w.text(m.Name)
@@ -101,7 +102,7 @@ func (t *Task) Canonical() []byte {
 // ParseTask is the strict inverse of Canonical, followed by Check.
 func ParseTask(b []byte) (*Task, error) {
 	r := open(b, tagTask)
-	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8())}
+	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8()), Ranges: Ranges(r.u8())}
 	n := r.count(12)
 	for range n {
 		x := Tensor{Name: r.text()}
@@ -112,6 +113,9 @@ func ParseTask(b []byte) (*Task, error) {
 		t.Layout = append(t.Layout, x)
 	}
 	t.InitialModel, t.WeightCap = r.fixed(), r.u32()
+	for range r.count(4) {
+		t.Metrics = append(t.Metrics, r.text())
+	}
 	n = r.count(8)
 	for range n {
 		t.Members = append(t.Members, Member{r.text(), r.text()})
@@ -140,8 +144,19 @@ func (t *Task) Check() error {
 	if err := t.Layout.check(); err != nil {
 		return err
 	}
-	if _, err := t.Scheme(); err != nil {
-		return err
+	for _, k := range []Kind{KindValues, t.Ranges.First()} {
+		s, err := t.Shape(k)
+		if err != nil {
+			return err
+		}
+		if _, err := s.Geometry(Digest{}); err != nil {
+			return err
+		}
+	}
+	for i, m := range t.Metrics {
+		if !ValidName(m) || i > 0 && t.Metrics[i-1] >= m {
+			return fmt.Errorf("metric %q: names of a-z, 0-9, dot, dash, underscore, each once and in order: %w", m, errs.ErrArgument)
+		}
 	}
 	seen := map[string]bool{}
 	for _, m := range t.Members {
@@ -155,6 +170,8 @@ func (t *Task) Check() error {
 		text string
 	}{
 		{t.WeightCap >= 1 && t.WeightCap <= MaxCap, fmt.Sprintf("weight_cap reaches from 1 to %d", MaxCap)},
+		{rangesNames[t.Ranges] != "", "ranges are fixed, adaptive or negotiated"},
+		{len(t.Metrics) <= MaxMetrics, fmt.Sprintf("a task has at most %d metrics", MaxMetrics)},
 		{t.MinCohort >= 2, "a cohort has at least 2 clients"},
 		{t.MinCohort <= t.MaxClients, "min_cohort exceeds max_clients"},
 		{int(t.MinCohort) <= len(t.Members), "fewer members than min_cohort"},
@@ -178,12 +195,10 @@ func (t *Task) PublicWeightCap() uint32 {
 	return min(t.WeightCap, params.MaxWeight)
 }
 
-// Scheme derives the task's parameters.
+// Scheme derives the parameters of the task's updates.
 func (t *Task) Scheme() (*params.Scheme, error) {
-	return params.NewScheme(params.Choice{
-		Preset: t.Preset, Mode: t.Mode, Bits: int(min(t.Bits, 1<<16)), Rounding: t.Rounding,
-		Clients: int(min(t.MaxClients, 1<<16)), Weight: int(t.PublicWeightCap()),
-	})
+	s, err := t.Shape(KindValues)
+	return s.Scheme, err
 }
 
 // Member returns the enrolled client called name.

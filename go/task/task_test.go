@@ -16,7 +16,7 @@ import (
 
 func sample() *task.Task {
 	return &task.Task{
-		Name: "ward", Nonce: [32]byte{1}, Mode: params.SumKey, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic,
+		Name: "ward", Nonce: [32]byte{1}, Mode: params.SumKey, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic, Ranges: task.RangesFixed,
 		Layout:       task.Layout{{Name: "conv.weight", Shape: []uint64{2, 3}, Range: 1}, {Name: "bias", Shape: nil, Range: 0.5}},
 		InitialModel: task.Digest{2}, WeightCap: 100, Members: []task.Member{{Name: "a", Organisation: "x"}, {Name: "b", Organisation: "y"}, {Name: "c", Organisation: "y"}},
 		MaxClients: 3, MinCohort: 2, Permille: 800, PerOrganisation: 2, Deadline: 60, Rounds: 10, Aggregator: task.Key{3}, KMS: task.Key{4},
@@ -34,7 +34,7 @@ func objects() map[string]struct {
 	}
 	return map[string]entry{
 		"task":     {sample(), func(b []byte) (task.Object, error) { return task.ParseTask(b) }},
-		"spec":     {&task.RoundSpec{Task: task.Digest{1}, Round: 2, Lanes: 3, LogDelta: 4, HPKE: []byte("key"), PublicKey: task.Digest{5}}, func(b []byte) (task.Object, error) { return task.ParseRoundSpec(b) }},
+		"spec":     {&task.RoundSpec{Kind: task.KindValues, Task: task.Digest{1}, Round: 2, Lanes: 3, LogDelta: 4, HPKE: []byte("key"), PublicKey: task.Digest{5}}, func(b []byte) (task.Object, error) { return task.ParseRoundSpec(b) }},
 		"manifest": {&task.Manifest{Spec: task.Digest{1}, Entries: []task.Entry{{Client: "a", Root: task.Digest{2}, Weight: 1}, {Client: "b", Weight: 2}}}, func(b []byte) (task.Object, error) { return task.ParseManifest(b) }},
 		"receipt":  {&task.Receipt{Spec: task.Digest{1}, Client: "a", Frames: 3, Bytes: 1 << 40, Weight: 1}, func(b []byte) (task.Object, error) { return task.ParseReceipt(b) }},
 		"deposit":  {&task.Deposit{Spec: task.Digest{1}, Client: "a", Root: task.Digest{2}}, func(b []byte) (task.Object, error) { return task.ParseDeposit(b) }},

@@ -19,6 +19,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/fold"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/tag"
 )
 
 // row is one measurement: the median over runs. Values are those of one
@@ -127,7 +128,7 @@ func median(x []float64) float64 {
 func prepare(s *params.Scheme, values int64, clients int) (*bench, error) {
 	b := &bench{
 		round: seal.Round{
-			Scheme: s, SpecDigest: [32]byte{1}, Nonce: [32]byte{2}, Controls: 2, WeightCap: 1,
+			Scheme: s, SpecDigest: [32]byte{1}, Nonce: [32]byte{2}, WeightCap: 1, Tag: &tag.Key{3},
 			Tensors: []seal.Tensor{{Name: "flat", Count: values, Range: 1}},
 		},
 		release: seal.Release{Terms: uint32(clients), WeightSum: uint32(clients), Squares: uint64(clients)},
@@ -149,6 +150,7 @@ func prepare(s *params.Scheme, values int64, clients int) (*bench, error) {
 	for k := range clients {
 		secrets := seal.Secrets{Key: ckks.Seed{byte(k), 1}, Noise: ckks.Seed{byte(k), 2}}
 		keys = append(keys, secrets.Key)
+		b.release.Members = append(b.release.Members, seal.Member{Client: "c", Weight: 1})
 		var frames [][]byte
 		if err := b.seal(secrets, func(_ int, f []byte) error {
 			frames = append(frames, bytes.Clone(f))
@@ -168,7 +170,7 @@ func prepare(s *params.Scheme, values int64, clients int) (*bench, error) {
 }
 
 func (b *bench) seal(secrets seal.Secrets, emit func(int, []byte) error) error {
-	s, err := seal.NewSealer(b.round, secrets, b.update, 1, 1)
+	s, err := seal.NewSealer(b.round, secrets, b.update, 1, 1, seal.From("c"))
 	if err != nil {
 		return err
 	}
@@ -207,5 +209,8 @@ func (b *bench) decrypt() error {
 	if _, err := o.OpenControl(b.result[last]); err != nil {
 		return err
 	}
-	return o.OpenRange(context.Background(), 0, b.result[:last], b.mean)
+	if err := o.OpenRange(context.Background(), 0, b.result[:last], b.mean); err != nil {
+		return err
+	}
+	return o.Verify()
 }

@@ -1134,6 +1134,7 @@ type SpecReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *Signed                `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // shared-key
+	TagKey        []byte                 `protobuf:"bytes,3,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"`          // to clients only, while the round is undecided
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,6 +1179,13 @@ func (x *SpecReply) GetSpec() *Signed {
 func (x *SpecReply) GetPublicKey() []byte {
 	if x != nil {
 		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *SpecReply) GetTagKey() []byte {
+	if x != nil {
+		return x.TagKey
 	}
 	return nil
 }
@@ -1794,11 +1802,12 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\x05model\x18\x03 \x01(\fR\x05model\"7\n" +
 	"\vSpecRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
-	"\x05round\x18\x02 \x01(\rR\x05round\"T\n" +
+	"\x05round\x18\x02 \x01(\rR\x05round\"m\n" +
 	"\tSpecReply\x12(\n" +
 	"\x04spec\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\x04spec\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x02 \x01(\fR\tpublicKey\"_\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x17\n" +
+	"\atag_key\x18\x03 \x01(\fR\x06tagKey\"_\n" +
 	"\x0eDepositRequest\x12\x18\n" +
 	"\adeposit\x18\x01 \x01(\fR\adeposit\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x1b\n" +
