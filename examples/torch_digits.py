@@ -47,7 +47,8 @@ fedavg = FedAvg(model, client, num_examples=len(y))
 for _ in range(EPOCHS):
     for batch in torch.randperm(len(y)).split(32):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+        loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
+        loss.backward()
         optimizer.step()
-    print(fedavg.on_epoch_end())
+    print(fedavg.on_epoch_end({"loss": loss.item()}))
     print(f"accuracy on own data {(model(x).argmax(1) == y).float().mean():.1%}")

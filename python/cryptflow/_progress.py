@@ -9,7 +9,7 @@ from typing import Any
 Observer = Callable[[str, int, int], None]
 
 #: Phases that have a length of their own; waiting counts clients.
-_UNITS = {"wait": "client"}
+_UNITS = {"agree": "client", "wait": "client"}
 
 
 class Bars:

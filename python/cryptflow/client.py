@@ -40,7 +40,7 @@ Path = str | PathLike[str]
 _log = logging.getLogger(__name__)
 
 #: Parts of a round's work, in order.
-PHASES = ("encrypt", "upload", "wait", "download", "decrypt")
+PHASES = ("agree", "encrypt", "upload", "wait", "download", "decrypt")
 
 #: Milliseconds that one look at a running operation takes.
 _POLL = 50
@@ -55,7 +55,10 @@ class RoundReport:
     task : str
         Name of the task.
     round : int
-        Number of the round, from 0.
+        Number of updates averaged before, from 0.
+    service_round : int
+        The services' number of the round, which counts aborted rounds and
+        those in which the cohort agreed on ranges.
     mode, preset : str
         Key mode and parameters.
     bits : int
@@ -72,11 +75,23 @@ class RoundReport:
         Values of the update.
     clipped : dict of str to int
         This client's values outside their range, by tensor; none when empty.
+    clipped_all : dict of str to int
+        The cohort's, by tensor; none when empty. Missing for models with more
+        tensors than one chunk has room for.
     clipped_total : int
-        The cohort's.
+        The cohort's, of all tensors.
+    effective_bits : dict of str to float
+        How many of `bits` this client's largest value used, by tensor: less
+        where its update is smaller than the cohort's largest.
+    ranges : dict of str to float
+        Largest magnitude, times weight over weight cap in sum-key, that
+        travelled unclipped, by tensor.
+    metrics : dict of str to float
+        Weighted means of the metrics that clients gave, to 2⁻²⁴.
     seconds : dict of str to float
-        encrypt, upload, wait, download, decrypt. Encryption and upload
-        overlap: upload is the time that encryption waited for the network.
+        agree (on ranges, a small round of its own), encrypt, upload, wait,
+        download, decrypt. Encryption and upload overlap: upload is the time
+        that encryption waited for the network.
     bytes_up, bytes_down : int
         Bytes of all messages of the round, without HTTP/2's and TLS's own.
     stated_bound : float
@@ -94,6 +109,7 @@ class RoundReport:
 
     task: str
     round: int
+    service_round: int
     mode: str
     preset: str
     bits: int
@@ -103,7 +119,11 @@ class RoundReport:
     weight_sum: int
     values: int
     clipped: dict[str, int]
+    clipped_all: dict[str, int]
     clipped_total: int
+    effective_bits: dict[str, float]
+    ranges: dict[str, float]
+    metrics: dict[str, float]
     seconds: dict[str, float]
     bytes_up: int
     bytes_down: int
@@ -116,14 +136,15 @@ class RoundReport:
 
     def __str__(self) -> str:
         """Return one line for people."""
-        parts = [f"{name} {s:.2f} s" for name, s in self.seconds.items()]
+        parts = [f"{name} {s:.2f} s" for name, s in self.seconds.items() if s]
         clipped = f", {sum(self.clipped.values())} clipped" if self.clipped else ""
+        means = "".join(f", {name} {v:.4g}" for name, v in self.metrics.items())
         return (
             f"round {self.round} of {self.task}: {self.cohort} clients, "
             f"weight {self.weight} of {self.weight_sum}, "
             f"up {_size(self.bytes_up)}, down {_size(self.bytes_down)} "
             f"(float32: {_size(4 * self.values)}), {', '.join(parts)}, "
-            f"error ≤ {self.stated_bound:.1e}{clipped}"
+            f"error ≤ {self.stated_bound:.1e}{clipped}{means}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,9 +161,14 @@ class RoundReport:
                 f"{_size(self.bytes_up)} ({self.bytes_up / self.values:.2f} B/value)",
             ),
             ("down", f"{_size(self.bytes_down)}"),
-            *((name, f"{s:.2f} s") for name, s in self.seconds.items()),
+            *((name, f"{s:.2f} s") for name, s in self.seconds.items() if s),
             ("error", f"≤ {self.stated_bound:.1e}"),
-            ("clipped", f"{sum(self.clipped.values())} of {self.values}"),
+            (
+                "clipped",
+                f"{sum(self.clipped.values())} of {self.values}, "
+                f"{self.clipped_total} in the cohort",
+            ),
+            *((escape(name), f"{v:.4g}") for name, v in self.metrics.items()),
         ]
         cells = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
         return f"<table>{cells}</table>"
@@ -275,10 +301,16 @@ class Client:
         finally:
             operation.close()
 
-    def contribute(self, update: Flat, num_examples: int) -> Contribution:
+    def contribute(
+        self,
+        update: Flat,
+        num_examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Contribution:
         """Encrypt an update, upload it and deposit its key.
 
-        Waits until the round that follows the last one is open. When this
+        Waits until the round that follows the last one is open and, in a task
+        whose ranges are not fixed, agrees on them with the cohort. When this
         returns, the aggregator has signed that it holds the contribution.
 
         Parameters
@@ -288,12 +320,15 @@ class Client:
             changed. It must not change until :meth:`collect` has returned.
         num_examples : int
             Its weight in the mean, 1 to the task's cap.
+        metrics : mapping of str to float, optional
+            Scalars that the task names, such as loss: encrypted with the
+            update; the report has the cohort's weighted mean.
 
         Raises
         ------
         cryptflow.errors.InputError
             NaN or infinity (the error names the tensor), wrong type, shape or
-            weight.
+            weight, or a metric that the task does not name.
         cryptflow.errors.RoundError
             The round was sealed without this client, this client holds another
             model than the round's, or the task has ended.
@@ -304,7 +339,11 @@ class Client:
         array = _float32(update, self.info["values"])
         with self._bars() as observe:
             operation = Operation(
-                "contribute", array, client=self._handle.number, examples=examples
+                "contribute",
+                array,
+                client=self._handle.number,
+                examples=examples,
+                metrics=_scalars(metrics),
             )
             try:
                 answer = operation.run(observe)
@@ -354,8 +393,13 @@ class Client:
         self._waiting = None
         return mean, report
 
-    def average(self, update: Flat, num_examples: int) -> tuple[Flat, RoundReport]:
-        """Contribute and collect.
+    def average(
+        self,
+        update: Flat,
+        num_examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> tuple[Flat, RoundReport]:
+        """Contribute and collect; see :meth:`contribute` and :meth:`collect`.
 
         When the key service aborted the round (too few clients at the
         deadline), the same update goes into the next one.
@@ -363,7 +407,8 @@ class Client:
         attempts = 1
         while True:
             try:
-                mean, report = self.collect(self.contribute(update, num_examples))
+                given = self.contribute(update, num_examples, metrics)
+                mean, report = self.collect(given)
                 break
             except RoundError as error:
                 if error.code != "CF_ROUND_ABORTED":
@@ -387,6 +432,22 @@ class Client:
     def __exit__(self, *_: object) -> None:
         """End the connections."""
         self.close()
+
+
+def _scalars(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name, value in (metrics or {}).items():
+        try:
+            out[name] = float(value)
+        except (TypeError, ValueError):
+            error = InputError(f"metric {name!r} is {value!r}, not a number")
+            error.code = "CF_ARGUMENT"
+            raise error from None
+        if not np.isfinite(out[name]):
+            error = InputError(f"metric {name!r} is NaN or an infinity")
+            error.code = "CF_NOT_FINITE"
+            raise error
+    return out
 
 
 def connect(
@@ -482,7 +543,9 @@ def create_task(
     preset: str | None = None,
     rounding: str = "stochastic",
     weight_cap: int = 1000,
-    value_range: float | Mapping[str, float] = 1.0,
+    ranges: str | None = None,
+    value_range: float | Mapping[str, float] | None = None,
+    metrics: Sequence[str] = ("loss",),
     min_cohort: int | None = None,
     max_clients: int | None = None,
     fraction: float = 0.8,
@@ -512,11 +575,19 @@ def create_task(
     rounding : {"stochastic", "nearest"}
         Rounding to `bits` bits.
     weight_cap : int
-        Largest num_examples of one client. Weights are precise to
-        1/weight_cap: choose it near the largest client's number.
-    value_range : float or mapping
-        Largest magnitude of an update's values that travels unclipped; a
-        mapping gives one by glob pattern of tensor names (1.0 otherwise).
+        Largest num_examples of one client. With fixed ranges, choose it near
+        the largest client's number: weights are precise to 1/weight_cap.
+    ranges : {"negotiated", "adaptive", "fixed"}, optional
+        How rounds come by the range of each tensor, the largest magnitude that
+        travels unclipped. negotiated (the default): the cohort agrees before
+        every update, in a small encrypted round that reveals how many clients
+        have which power of two; nothing is ever clipped. adaptive: agreed once,
+        then following the global update. fixed (when `value_range` is given).
+    value_range : float or mapping, optional
+        Fixed ranges; a mapping gives one by glob pattern of tensor names (1.0
+        otherwise).
+    metrics : sequence of str
+        Scalars that clients may report with an update.
     min_cohort, max_clients : int, optional
         Sizes of a cohort; the key service's floor and all clients.
     fraction : float
@@ -556,14 +627,23 @@ def create_task(
         error.code = "CF_LAYOUT_MISMATCH"
         raise error
     members = [c.partition("@") for c in clients]
+    if ranges is None:
+        ranges = "negotiated" if value_range is None else "fixed"
+    if ranges != "fixed" and value_range is not None:
+        error = InputError(f"{ranges} ranges are agreed on; leave value_range out")
+        error.code = "CF_ARGUMENT"
+        raise error
+    fixed = 1.0 if value_range is None else value_range
     request = {
         "name": name,
         "mode": mode,
         "preset": preset or "",
         "bits": bits,
         "rounding": rounding,
+        "ranges": ranges,
+        "metrics": list(metrics),
         "layout": [
-            {"name": t.name, "shape": t.shape, "range": _range(t.name, value_range)}
+            {"name": t.name, "shape": t.shape, "range": _range(t.name, fixed)}
             for t in layout
         ],
         "weight_cap": weight_cap,

@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,8 +133,6 @@ class LocalCluster:
         self,
         name: str,
         model: Model,
-        *,
-        value_range: float | Mapping[str, float] = 1.0,
         **options: Any,
     ) -> dict[str, Any]:
         """Create a task that enrols every client of the cluster.
@@ -147,7 +144,6 @@ class LocalCluster:
             model,
             clients=[p.stem for p in self.profiles],
             profile=self.admin_profile,
-            value_range=value_range,
             **options,
         )
 

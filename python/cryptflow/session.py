@@ -9,7 +9,7 @@ Lightning and others are thin over it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -65,7 +65,12 @@ class Averager(Protocol[Report]):
     def initial_model(self) -> Flat | None:
         """Return the task's first model; None when clients bring their own."""
 
-    def average(self, update: Flat, num_examples: int) -> tuple[Flat, Report]:
+    def average(
+        self,
+        update: Flat,
+        num_examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> tuple[Flat, Report]:
         """Contribute an update; return the cohort's mean and a report.
 
         The update is not modified before the call returns.
@@ -166,22 +171,31 @@ class Session(Generic[Report]):
             self._start = np.empty(size, np.float32)
             self._replace(first)
 
-    def on_epoch_end(self) -> Report | None:
+    def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
         """Average when a round's epochs are done; return its report, else None."""
         self._epochs += 1
         if self._epochs % self._epochs_per_round:
             return None
         try:
-            return self.average()
+            return self.average(metrics)
         except BaseException:
             self._epochs -= 1
             raise
 
-    def average(self) -> Report:
-        """Contribute the update since the round's start and apply the mean."""
+    def average(self, metrics: Mapping[str, float] | None = None) -> Report:
+        """Contribute the update since the round's start and apply the mean.
+
+        Parameters
+        ----------
+        metrics : mapping of str to float, optional
+            Scalars such as loss, for the report's means over the cohort.
+        """
         self._weights.read(self._update)
         np.subtract(self._update, self._start, out=self._update)
-        mean, report = self._client.average(self._update, int(self._num_examples))
+        given = () if metrics is None else (metrics,)
+        mean, report = self._client.average(
+            self._update, int(self._num_examples), *given
+        )
         self._check(mean)
         self._replace(np.add(self._master, mean))
         return report

@@ -4,13 +4,13 @@
 
     fedavg = FedAvg(model, client, num_examples=len(train_set))
     for epoch in range(epochs):
-        train_one_epoch(model, loader, optimizer)
-        print(fedavg.on_epoch_end())
+        loss = train_one_epoch(model, loader, optimizer)
+        print(fedavg.on_epoch_end({"loss": loss}))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic
 
 import torch
@@ -163,12 +163,18 @@ class FedAvg(Generic[Report]):
             epochs_per_round=epochs_per_round,
         )
 
-    def on_epoch_end(self) -> Report | None:
+    def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
         """Average when the round's epochs are done.
+
+        Parameters
+        ----------
+        metrics : mapping of str to float, optional
+            Scalars that the task names, such as loss: they travel encrypted,
+            and the report has the cohort's weighted mean.
 
         Returns
         -------
         report or None
             The client's report of the round; None between rounds.
         """
-        return self._session.on_epoch_end()
+        return self._session.on_epoch_end(metrics)

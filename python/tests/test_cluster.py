@@ -16,7 +16,7 @@ from torch import nn
 
 import cryptflow
 from cryptflow import errors
-from cryptflow.client import layout_of
+from cryptflow.client import PHASES, layout_of
 from cryptflow.session import Tensor
 from cryptflow.torch import FedAvg
 
@@ -69,13 +69,8 @@ def test_means_are_those_of_float64(cluster, task, together, rng, mode):
         assert all(np.array_equal(r[number][0], mean) for r in results)
         assert (report.round, report.cohort, report.attempts) == (number, 3, 1)
         assert report.weight_sum == sum(used) and mean.dtype == np.float32
-        assert list(report.seconds) == [
-            "encrypt",
-            "upload",
-            "wait",
-            "download",
-            "decrypt",
-        ]
+        assert tuple(report.seconds) == PHASES and report.seconds["agree"] > 0
+        assert report.service_round == 2 * number + 1  # after agreeing on ranges
         if mode == "sum-key":
             assert used == weights
             assert report.bytes_up < 4 * SIZE and report.bytes_down < 4.5 * SIZE
@@ -130,6 +125,7 @@ def test_strided_updates_and_clipping(cluster, task, together, rng):
 
     mean, report = together(*[lambda i=i: client(i) for i in range(3)])[0]
     assert report.clipped == {"a": 7} and report.clipped_total == 21
+    assert report.clipped_all == {"a": 21} and report.seconds["agree"] == 0
     assert np.allclose(mean[:7], 0.1, atol=1e-4)
     assert np.allclose(mean[-5:], 0.5, atol=1e-4)
     assert report.bounds["a"] < report.bounds["b"] == report.stated_bound
@@ -209,7 +205,7 @@ np.savez(out, flat=flat, bound=bound)
 
 
 def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng):
-    name = task(rounds=2, max_clients=3)
+    name = task(rounds=2, max_clients=3, value_range=1.0)
     given = updates(rng)
 
     def client(i):
@@ -225,7 +221,7 @@ def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng)
 
 @pytest.mark.parametrize("when", ["waiting", "opening"])
 def test_ctrl_c_ends_a_client_and_the_others_go_on(cluster, task, together, rng, when):
-    name = task(rounds=1, deadline=3)
+    name = task(rounds=1, deadline=3, value_range=1.0)
     program = f"""
 import numpy as np, cryptflow
 c = cryptflow.connect({str(cluster.profiles[3])!r}, task={name!r},
@@ -260,7 +256,7 @@ else:
 
 
 def test_profiles_and_environment(cluster, task, tmp_path, monkeypatch):
-    name = task()
+    name = task(value_range=1.0)
     with pytest.raises(errors.InputError, match="no profile") as caught:
         cryptflow.connect()
     assert caught.value.code == "CF_CONFIG"
@@ -305,6 +301,9 @@ def test_tasks_are_refused_by_name(cluster, task):
         ({"min_cohort": 9}, "min_cohort"),
         ({"fraction": 2.0}, "fraction"),
         ({"value_range": -1.0}, "range"),
+        ({"ranges": "guessed"}, "negotiated"),
+        ({"ranges": "adaptive", "value_range": 1.0}, "value_range"),
+        ({"metrics": ["A loss"]}, "A loss"),
         ({"preset": "n1024-q26"}, "n1024-q26"),
     ]:
         with pytest.raises(errors.InputError, match=re.escape(text)):

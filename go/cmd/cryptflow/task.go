@@ -104,7 +104,7 @@ func taskCreate(profile *string) *cobra.Command {
 	var fraction float64
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Create a task from a layout and a first model", Args: cobra.ExactArgs(1),
-		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\", \"range\"}; the first model\nis a file of little-endian float32 values in layout order (zeros when left out).\nFrom Python, cryptflow.create_task takes both from a model.",
+		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges; the first model is a file of little-endian float32 values in layout order (zeros when left out).\nFrom Python, cryptflow.create_task takes both from a model.",
 		Example: "  cryptflow task create digits --profile admin.toml --layout layout.json --model model.f32 --member client-0 --member client-1 --member client-2",
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Name = args[0]
@@ -147,6 +147,8 @@ func taskCreate(profile *string) *cobra.Command {
 	f.StringVar(&q.Preset, "preset", "", "parameters (default: the fewest bytes)")
 	f.Uint32Var(&q.Bits, "bits", 16, "bits of a value")
 	f.StringVar(&q.Rounding, "rounding", "stochastic", "stochastic or nearest")
+	f.StringVar(&q.Ranges, "ranges", "", "negotiated, adaptive or fixed (default: fixed if the layout has ranges, else negotiated)")
+	f.StringArrayVar(&q.Metrics, "metric", nil, "scalar that clients may report; repeat (default: loss)")
 	f.Uint32Var(&q.WeightCap, "weight-cap", 1000, "largest num_examples of a client")
 	f.Uint32Var(&q.MaxClients, "max-clients", 0, "largest cohort (default: all members)")
 	f.Uint32Var(&q.MinCohort, "min-cohort", 0, "smallest cohort (default: the key service's floor)")
@@ -186,7 +188,8 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	row("task", "%s", t.Name)
 	row("digest", "%s", task.DigestOf(t))
-	row("parameters", "%s, %s, %d bits, %s rounding", t.Mode, t.Preset, t.Bits, t.Rounding)
+	row("parameters", "%s, %s, %d bits, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Rounding, t.Ranges)
+	row("metrics", "%s", strings.Join(t.Metrics, " "))
 	row("model", "%d values in %d tensors, first model %s", t.Layout.Values(), len(t.Layout), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
 	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
 	row("weight cap", "%d", t.WeightCap)
