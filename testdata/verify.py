@@ -294,7 +294,7 @@ def parse(raw: bytes, rings: dict[int, Ring]) -> list[list[int]] | None:
         return None
     ring, encoding, components = rings[raw[5]], raw[6], raw[7]
     chunk, terms, weight, n = struct.unpack("<IIII", raw[24:40])
-    if encoding not in (LANES, CONTROL, PUBLIC_KEY) or components not in (1, 2):
+    if not 1 <= encoding <= 5 or components not in (1, 2):
         return None
     if not 1 <= n <= ring.n or not 1 <= terms <= 4096:
         return None
@@ -625,6 +625,41 @@ class Round:
         check(mean == case["mean"], "mean")
 
 
+def slots(rings: dict[int, Ring]) -> None:
+    """Open the sums of slots.json and evaluate them at roots of unity."""
+    for case in load("slots.json"):
+        ring, real_ring = rings[case["preset"]["id"]], case["encoding"] == "slots-ci"
+        n, delta, half = ring.n, 2 ** case["log_delta"], case["half"]
+        raw, blocks = bytes.fromhex(case["sum"]), []
+        check(raw[6] == case["id"], "encoding")
+        parsed = parse(raw, rings)
+        check(parsed is not None and len(parsed) == 2 * len(ring.primes), "sum's frame")
+        blocks = [np.array(b, object) for b in parsed or []]
+        nonce = bytes.fromhex(case["nonce"])
+        key = derive("cryptflow/v1/key", bytes.fromhex(case["round_key_seed"]), nonce)
+        secret, total = sample(key, n, 0, 2), np.array([0] * n, object)
+        for j, q in enumerate(ring.primes):
+            a = ring.forward(blocks[len(ring.primes) + j], j)
+            product = ring.backward(a * ring.forward(secret, j) % q, j)
+            rest = ring.modulus // q
+            total = total + (blocks[j] + product) % q * (rest * pow(rest, -1, q))
+        opened = [int(v + delta // 2) % ring.modulus // delta for v in total]
+        check(max(opened) <= 4 * half, "coefficients of a sum")
+        c = np.array([(v - 2 * half) / half for v in opened], np.float64)
+        m, degrees = (4 if real_ring else 2) * n, np.arange(n)
+        weights = np.where(degrees > 0, 2.0, 1.0) if real_ring else 1.0
+        ranges = [real(t["range"]) for t in case["tensors"] for _ in range(t["count"])]
+        steps = 2 ** (case["bits"] - 1) - 1
+        first, second = ([real(t) for t in v] for v in case["values"])
+        for i, (r, text) in enumerate(zip(ranges, case["mean"], strict=True)):
+            angle = 2 * np.pi * (pow(5, i, m) * degrees % m) / m
+            slot = float((c * weights * np.cos(angle)).sum())
+            exact = (float(first[i]) + float(second[i])) / 2
+            got = float(real(text))
+            check(abs(slot / 2 * float(r) - exact) <= float(r) / steps, "slot")
+            check(abs(got / float(r) * steps - round(slot / 2 * steps)) < 1e-3, "mean")
+
+
 def main() -> None:
     """Verify every file."""
     rings: dict[int, Ring] = {}
@@ -634,7 +669,8 @@ def main() -> None:
     frames(rings)
     for case in load("rounds.json"):
         Round(case, rings[case["preset"]["id"]]).verify()
-    print("verified: expander, sampler, lanes, frames, malformed, rounds")
+    slots(rings)
+    print("verified: expander, sampler, lanes, frames, malformed, rounds, slots")
 
 
 if __name__ == "__main__":

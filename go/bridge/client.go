@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,6 +67,7 @@ type planning struct {
 	Bits      int    `json:"bits"`
 	Mode      string `json:"mode"`
 	Rounding  string `json:"rounding"`
+	Encoding  string `json:"encoding"`
 	WeightCap int    `json:"weight_cap"`
 	Calibrate bool   `json:"calibrate"`
 }
@@ -293,8 +295,13 @@ func (q *request) options(ctx context.Context, _ *op) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	encoding, err := params.ParseEncoding(cmp.Or(q.Plan.Encoding, params.Lanes.String()))
+	if err != nil {
+		return nil, err
+	}
 	return plan.Options(ctx, plan.Request{
-		Values: q.Plan.Values, Clients: q.Plan.Clients, Bits: q.Plan.Bits, Mode: mode, Rounding: rounding,
+		Encoding: encoding,
+		Values:   q.Plan.Values, Clients: q.Plan.Clients, Bits: q.Plan.Bits, Mode: mode, Rounding: rounding,
 		WeightCap: q.Plan.WeightCap, Threads: threads(q.Threads), Calibrate: q.Plan.Calibrate,
 	})
 }

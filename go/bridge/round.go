@@ -3,6 +3,7 @@
 package bridge
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,6 +37,7 @@ type roundRequest struct {
 	Mode      string `json:"mode"`
 	Preset    string `json:"preset"`
 	Rounding  string `json:"rounding"`
+	Encoding  string `json:"encoding"`
 	Bits      int    `json:"bits"`
 	Clients   int    `json:"clients"`
 	WeightCap uint32 `json:"weight_cap"`
@@ -75,12 +77,16 @@ func newRound(q *roundRequest) (*round, error) {
 	if err != nil {
 		return nil, err
 	}
+	encoded, err := params.ParseEncoding(cmp.Or(q.Encoding, params.Lanes.String()))
+	if err != nil {
+		return nil, err
+	}
 	public := 1
 	if mode == params.SharedKey {
 		public = int(min(q.WeightCap, 1<<16))
 	}
 	scheme, err := params.NewScheme(params.Choice{
-		Preset: q.Preset, Mode: mode, Bits: q.Bits, Clients: q.Clients, Weight: public, Rounding: rounding,
+		Preset: q.Preset, Mode: mode, Bits: q.Bits, Clients: q.Clients, Weight: public, Rounding: rounding, Encoding: encoded,
 	})
 	if err != nil {
 		return nil, err
@@ -121,7 +127,7 @@ func RoundInfo(handle int64) (string, error) {
 		g, s := r.Geometry(), r.Scheme
 		b, err := json.Marshal(map[string]any{
 			"digest": hex.EncodeToString(r.SpecDigest[:]), "mode": s.Mode.String(), "preset": s.Name,
-			"rounding": s.Rounding.String(), "bits": s.Bits, "clients": s.Clients, "lanes": s.Lanes,
+			"rounding": s.Rounding.String(), "encoding": s.Encoding.String(), "bits": s.Bits, "clients": s.Clients, "lanes": s.Lanes,
 			"headroom": s.Headroom, "delta_bits": s.LogDelta, "components": s.Components,
 			"weight_cap": r.WeightCap, "public_weight_cap": s.Weight, "half": s.Half(),
 			"values": g.Values, "frames": g.Frames(), "bytes": g.Size(), "chunk_values": s.ChunkValues(),

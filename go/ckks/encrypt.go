@@ -41,7 +41,7 @@ func newEncryptor(s *params.Scheme, specDigest *[32]byte, noise *Seed) (*Encrypt
 	return &Encryptor{
 		context: c, scheme: s, noise: stream,
 		buf:      make([]byte, 8*c.N()+tail),
-		rounding: make([]byte, 4*s.ChunkValues()+tail),
+		rounding: make([]byte, 4*max(s.ChunkValues(), c.N())+tail),
 		small:    make([]int32, c.N()),
 		limbs:    c.planes(),
 		poly:     make([]uint64, c.N()),
@@ -103,8 +103,8 @@ func NewPublicKeyEncryptor(s *params.Scheme, specDigest, nonce [32]byte, publicK
 	return e, nil
 }
 
-// Rounding returns the keystream for stochastic rounding of n values of a
-// chunk, four bytes a value, valid until the next call.
+// Rounding returns the keystream for stochastic rounding of n values, or
+// coefficients, of a chunk, four bytes a value, valid until the next call.
 func (e *Encryptor) Rounding(chunk uint32, n int) []byte {
 	return e.noise.fill(e.rounding, 4*n, chunk, 0, purposeRounding)
 }

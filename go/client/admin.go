@@ -57,6 +57,7 @@ type TaskRequest struct {
 	Preset          string       `json:"preset"`   // the one with the fewest bytes
 	Bits            uint32       `json:"bits"`     // 16
 	Rounding        string       `json:"rounding"` // stochastic
+	Encoding        string       `json:"encoding"` // lanes
 	Ranges          string       `json:"ranges"`   // negotiated, or fixed if a tensor has one
 	Layout          []TensorSpec `json:"layout"`
 	WeightCap       uint32       `json:"weight_cap"` // 1000
@@ -114,6 +115,9 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 		return nil, err
 	}
 	if t.Rounding, err = params.ParseRounding(or(q.Rounding, params.Stochastic.String())); err != nil {
+		return nil, err
+	}
+	if t.Encoding, err = params.ParseEncoding(or(q.Encoding, params.Lanes.String())); err != nil {
 		return nil, err
 	}
 	if q.Fraction != nil {

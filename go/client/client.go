@@ -161,7 +161,7 @@ func (x *Client) Describe() ([]byte, error) {
 	}
 	return json.Marshal(map[string]any{
 		"task": t.Name, "client": x.name, "mode": t.Mode.String(), "preset": t.Preset, "bits": t.Bits,
-		"rounding": t.Rounding.String(), "rounds": t.Rounds, "weight_cap": t.WeightCap, "members": len(t.Members),
+		"rounding": t.Rounding.String(), "encoding": t.Encoding.String(), "rounds": t.Rounds, "weight_cap": t.WeightCap, "members": len(t.Members),
 		"max_clients": t.MaxClients, "min_cohort": t.MinCohort, "deadline": t.Deadline, "values": t.Layout.Values(),
 		"ranges": t.Ranges.String(), "metrics": append([]string{}, t.Metrics...),
 		"lanes": scheme.Lanes, "layout": layout, "digest": task.DigestOf(t).String(),

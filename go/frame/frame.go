@@ -114,7 +114,7 @@ func (h Header) validate() error {
 		return fmt.Errorf("unknown preset %d: %w", h.Preset, errs.ErrFrame)
 	}
 	switch {
-	case h.Encoding != params.Lanes && h.Encoding != params.Control && h.Encoding != params.PublicKey:
+	case !h.Encoding.Values() && h.Encoding != params.Control && h.Encoding != params.PublicKey:
 		return fmt.Errorf("unknown encoding %d: %w", h.Encoding, errs.ErrFrame)
 	case h.Components != 1 && h.Components != 2:
 		return fmt.Errorf("%d components; a ciphertext has 1 or 2: %w", h.Components, errs.ErrFrame)

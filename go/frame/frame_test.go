@@ -146,7 +146,7 @@ func TestMalformedFramesAreRefused(t *testing.T) {
 		"preset 0":                  edit(good, func(b []byte) { b[5] = 0 }),
 		"preset 4":                  edit(good, func(b []byte) { b[5] = 4 }),
 		"encoding 0":                edit(good, func(b []byte) { b[6] = 0 }),
-		"encoding 4":                edit(good, func(b []byte) { b[6] = 4 }),
+		"encoding 6":                edit(good, func(b []byte) { b[6] = 6 }),
 		"components 0":              edit(good, func(b []byte) { b[7] = 0 }),
 		"components 3":              edit(good, func(b []byte) { b[7] = 3 }),
 		"components fewer":          edit(good, func(b []byte) { b[7] = 1; put(b[32:], 3) }),

@@ -40,7 +40,7 @@ func (g Geometry) ControlIndex() int { return g.Scheme.Chunks(g.Values) }
 // Header is the header of frame index of a contribution.
 func (g Geometry) Header(index int) Header {
 	h := Header{
-		Preset: g.Scheme.ID, Encoding: params.Lanes, Components: uint8(g.Scheme.Components),
+		Preset: g.Scheme.ID, Encoding: g.Scheme.Encoding, Components: uint8(g.Scheme.Components),
 		Key: g.Key, Chunk: uint32(index), Terms: 1, Weight: 1,
 	}
 	if index == g.ControlIndex() {

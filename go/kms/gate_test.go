@@ -26,7 +26,7 @@ type stage struct {
 func newStage(t *testing.T, mode params.Mode) *stage {
 	t.Helper()
 	x := &stage{gate: kms.Gate{Floor: kms.DefaultFloor}, task: &task.Task{
-		Name: "t", Mode: mode, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic, Ranges: task.RangesFixed,
+		Name: "t", Mode: mode, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic, Encoding: params.Lanes, Ranges: task.RangesFixed,
 		Layout:       task.Layout{{Name: "w", Shape: []uint64{3}, Range: 1}},
 		InitialModel: task.Digest{1}, WeightCap: 9, MaxClients: 10, MinCohort: 3, Permille: 800, Deadline: 60, Rounds: 5,
 	}}

@@ -60,7 +60,7 @@ func newDesk(t *testing.T, mode params.Mode) *desk {
 	d.open()
 	t.Cleanup(func() { _ = d.ledger.Close() })
 	d.task = &task.Task{
-		Name: "t", Mode: mode, Preset: "n2048-q52", Bits: 8, Rounding: params.Stochastic, Ranges: task.RangesFixed,
+		Name: "t", Mode: mode, Preset: "n2048-q52", Bits: 8, Rounding: params.Stochastic, Encoding: params.Lanes, Ranges: task.RangesFixed,
 		Layout: task.Layout{{Name: "w", Shape: []uint64{10}, Range: 1}}, InitialModel: task.Digest{9}, WeightCap: 5,
 		MaxClients: 5, MinCohort: 2, Permille: 600, Deadline: 60, Rounds: 9, Aggregator: public(d.aggregator), KMS: public(d.signing),
 	}

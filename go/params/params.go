@@ -57,7 +57,38 @@ const (
 	Lanes     Encoding = 1 // packed fixed-point integers, see Scheme
 	Control   Encoding = 2 // one 16-bit limb a coefficient
 	PublicKey Encoding = 3 // the b half of a public encryption key
+	Slots     Encoding = 4 // CKKS slots, N/2 values a polynomial
+	SlotsReal Encoding = 5 // CKKS slots of the conjugate-invariant ring, N values
 )
+
+// Values reports whether the encoding is one of updates.
+func (e Encoding) Values() bool { return e == Lanes || e == Slots || e == SlotsReal }
+
+func (e Encoding) String() string {
+	switch e {
+	case Lanes:
+		return "lanes"
+	case Control:
+		return "control"
+	case PublicKey:
+		return "public key"
+	case Slots:
+		return "slots"
+	case SlotsReal:
+		return "slots-ci"
+	}
+	return fmt.Sprintf("encoding(%d)", uint8(e))
+}
+
+// ParseEncoding is the inverse of Encoding.String for encodings of updates.
+func ParseEncoding(s string) (Encoding, error) {
+	for _, e := range []Encoding{Lanes, Slots, SlotsReal} {
+		if e.String() == s {
+			return e, nil
+		}
+	}
+	return 0, fmt.Errorf("no encoding %q; there are lanes, slots and slots-ci: %w", s, errs.ErrParameters)
+}
 
 // Rounding says how a scaled value becomes an integer.
 type Rounding uint8

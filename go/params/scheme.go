@@ -33,6 +33,7 @@ type Choice struct {
 	Clients  int // largest cohort, n_max
 	Weight   int // largest public integer weight; 1 in sum-key
 	Rounding Rounding
+	Encoding Encoding // Lanes when zero
 }
 
 // Scheme is a checked Choice and what follows from it.
@@ -40,6 +41,7 @@ type Scheme struct {
 	*Preset
 	Mode       Mode
 	Rounding   Rounding
+	Encoding   Encoding
 	Bits       int // β
 	Clients    int // n_max
 	Weight     int // largest public integer weight
@@ -63,6 +65,8 @@ func NewScheme(c Choice) (*Scheme, error) {
 		return nil, fmt.Errorf("unknown %v: %w", c.Mode, errs.ErrParameters)
 	case c.Rounding != Stochastic && c.Rounding != NearestEven:
 		return nil, fmt.Errorf("unknown %v: %w", c.Rounding, errs.ErrParameters)
+	case c.Encoding != 0 && !c.Encoding.Values():
+		return nil, fmt.Errorf("%v is no encoding of updates: %w", c.Encoding, errs.ErrParameters)
 	case c.Bits < MinBits || c.Bits > MaxBits:
 		return nil, fmt.Errorf("%d bits a value; choose %d to %d: %w", c.Bits, MinBits, MaxBits, errs.ErrParameters)
 	case c.Clients < 1 || c.Clients > MaxClients:
@@ -73,7 +77,7 @@ func NewScheme(c Choice) (*Scheme, error) {
 		return nil, fmt.Errorf("public weights reach from 1 to %d: %w", MaxWeight, errs.ErrParameters)
 	}
 	s := &Scheme{
-		Preset: p, Mode: c.Mode, Rounding: c.Rounding,
+		Preset: p, Mode: c.Mode, Rounding: c.Rounding, Encoding: max(c.Encoding, Lanes),
 		Bits: c.Bits, Clients: c.Clients, Weight: c.Weight, Components: 1,
 		Headroom: bits.Len(uint(c.Clients*c.Weight - 1)),
 	}
@@ -88,7 +92,7 @@ func NewScheme(c Choice) (*Scheme, error) {
 		return nil, fmt.Errorf("%d bits and %d of headroom exceed a lane of 48: choose fewer bits or a smaller cohort: %w", s.Bits, s.Headroom, errs.ErrParameters)
 	}
 	q := p.Q()
-	for s.fits(q, (s.Lanes+1)*s.LaneWidth()) {
+	for s.fits(q, (s.Lanes+1)*s.LaneWidth()) && (s.Encoding == Lanes || s.Lanes == 0) {
 		s.Lanes++
 	}
 	if s.Lanes == 0 || !s.fits(q, LimbBits+s.Headroom) {
@@ -125,14 +129,36 @@ func (s *Scheme) NoiseBound(squares uint64) uint64 {
 	return uint64(math.Ceil(t * s.FreshSigma() * math.Sqrt(float64(squares))))
 }
 
-// LaneWidth is β+g, the bits of one lane.
-func (s *Scheme) LaneWidth() int { return s.Bits + s.Headroom }
+// ValueWidth is the bits of what one client puts into a lane: β, or those of a
+// coefficient of an embedded polynomial. Such coefficients are rounded so
+// finely that N of their errors together are at most half a step of β bits.
+func (s *Scheme) ValueWidth() int {
+	switch s.Encoding {
+	case Slots:
+		return s.Bits + s.LogN
+	case SlotsReal:
+		return s.Bits + s.LogN + 1 // a slot is a sum of twice as many terms
+	}
+	return s.Bits
+}
+
+// LaneWidth is β+g, the bits of one lane, and more with slots.
+func (s *Scheme) LaneWidth() int { return s.ValueWidth() + s.Headroom }
+
+// SlotHalf is what a coefficient of magnitude 1 encodes to with slots.
+func (s *Scheme) SlotHalf() int64 { return 1<<(s.ValueWidth()-1) - 1 }
 
 // Half is M = 2^(β-1)-1: a value at its tensor's range encodes to ±M.
 func (s *Scheme) Half() int64 { return 1<<(s.Bits-1) - 1 }
 
-// ChunkValues is the number of values in a full data chunk, N·L.
-func (s *Scheme) ChunkValues() int { return s.N() * s.Lanes }
+// ChunkValues is the number of values in a full data chunk: N·L, N/2 in slots,
+// N in slots of the conjugate-invariant ring.
+func (s *Scheme) ChunkValues() int {
+	if s.Encoding == Slots {
+		return s.N() / 2
+	}
+	return s.N() * s.Lanes
+}
 
 // Chunks is the number of data chunks of an update of the given length. The
 // control chunk follows them and has this index.
@@ -144,6 +170,9 @@ func (s *Scheme) Chunks(values int64) int {
 // N, fewer in the last.
 func (s *Scheme) Coefficients(values int64, index int) int {
 	rest := values - int64(index)*int64(s.ChunkValues())
+	if s.Encoding != Lanes {
+		return s.N()
+	}
 	if rest >= int64(s.ChunkValues()) {
 		return s.N()
 	}

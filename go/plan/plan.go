@@ -25,7 +25,8 @@ type Request struct {
 	Bits      int
 	Mode      params.Mode
 	Rounding  params.Rounding
-	WeightCap int // shared-key: largest public weight, at most 255 count
+	Encoding  params.Encoding // lanes when zero
+	WeightCap int             // shared-key: largest public weight, at most 255 count
 	Threads   int
 	Calibrate bool // measure this machine
 }
@@ -34,6 +35,7 @@ type Request struct {
 type Option struct {
 	Preset    string  `json:"preset"`
 	Mode      string  `json:"mode"`
+	Encoding  string  `json:"encoding"`
 	Values    int64   `json:"values"`
 	Clients   int     `json:"clients"`
 	Bits      int     `json:"bits"`
@@ -75,7 +77,7 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 	var out []Option
 	var refused error
 	for _, p := range params.Presets() {
-		s, err := params.NewScheme(params.Choice{Preset: p.Name, Mode: q.Mode, Bits: q.Bits, Clients: q.Clients, Weight: weight, Rounding: q.Rounding})
+		s, err := params.NewScheme(params.Choice{Preset: p.Name, Mode: q.Mode, Bits: q.Bits, Clients: q.Clients, Weight: weight, Rounding: q.Rounding, Encoding: q.Encoding})
 		if err != nil {
 			refused = err
 			continue
@@ -98,7 +100,7 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 func describe(s *params.Scheme, q Request) Option {
 	g := frame.Geometry{Scheme: s, Values: q.Values, Controls: params.ControlsOf(1, 1, s.N()).Count()}
 	o := Option{
-		Preset: s.Name, Mode: s.Mode.String(), Values: q.Values, Clients: q.Clients, Bits: q.Bits,
+		Preset: s.Name, Mode: s.Mode.String(), Encoding: s.Encoding.String(), Values: q.Values, Clients: q.Clients, Bits: q.Bits,
 		Lanes: s.Lanes, Headroom: s.Headroom, DeltaBits: s.LogDelta, Degree: s.N(), ModulusQ: s.Q().BitLen(),
 		Frames: g.Frames(), BytesUp: g.Size(), BytesDown: g.Size() + 4*int64(s.N()),
 		Step: 1 / float64(s.Half()), SecurityBits: params.SecurityBits, SecuritySource: source, FailureLog2: failure(s),

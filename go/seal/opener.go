@@ -32,6 +32,7 @@ type Opener struct {
 
 type openWorker struct {
 	decryptor *ckks.Decryptor
+	embedding *embedding // nil with lanes
 	words     [][]uint64
 }
 
@@ -58,7 +59,7 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.pool <- &openWorker{decryptor: d, words: planes(r.Scheme)}
+		o.pool <- &openWorker{decryptor: d, embedding: newEmbedding(r.Scheme), words: planes(r.Scheme)}
 	}
 	return o, nil
 }
@@ -131,7 +132,13 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 	if err := w.decryptor.Decrypt(w.words, b, o.Header(index)); err != nil {
 		return err
 	}
-	if err := o.lanes.Decode(out, w.words, from, o.release.WeightSum, o.round.divisor(weights)); err != nil {
+	err := error(nil)
+	if w.embedding != nil {
+		err = w.embedding.decode(out, w.words, o.lanes, from, o.release.WeightSum, o.round.divisor(weights))
+	} else {
+		err = o.lanes.Decode(out, w.words, from, o.release.WeightSum, o.round.divisor(weights))
+	}
+	if err != nil {
 		return fmt.Errorf("chunk %d: %w", index, err)
 	}
 	if o.hasher != nil {

@@ -150,6 +150,10 @@ func (r Round) Bound(tensorRange float32, rel Release, weights uint64) float64 {
 	if r.Scheme.Mode == params.SumKey {
 		step *= float64(rel.Terms) * float64(r.WeightCap) / float64(weights)
 	}
+	if r.Scheme.Encoding != params.Lanes {
+		// The mean itself is rounded to a step, too.
+		step += float64(tensorRange) / float64(r.Scheme.Half()) / 2
+	}
 	return step
 }
 

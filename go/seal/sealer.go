@@ -84,6 +84,7 @@ type leaf struct {
 // filled while the other is emitted.
 type sealWorker struct {
 	encryptor *ckks.Encryptor
+	embedding *embedding // nil with lanes
 	words     [][]uint64
 	slots     [2]slot
 	ready     chan int // filled slots, in order
@@ -168,6 +169,7 @@ func newSealWorker(r Round, secrets Secrets, g frame.Geometry) (*sealWorker, err
 	if err != nil {
 		return nil, err
 	}
+	w.embedding = newEmbedding(r.Scheme)
 	size := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
 	for i := range w.slots {
 		w.slots[i].buf = make([]byte, size)
@@ -253,6 +255,9 @@ func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, fr
 	}
 	if data == to {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	w := s.workers[0]
 	if err := s.finish(ctx, w); err != nil {
@@ -380,11 +385,20 @@ func (w *sealWorker) encode(s *Sealer, index int) error {
 		return encoding.EncodeControl(w.words, s.controls)
 	}
 	from, to := s.geometry.Span(index)
-	var rho []byte
-	if s.round.Scheme.Rounding == params.Stochastic {
-		rho = w.encryptor.Rounding(uint32(index), int(to-from))
+	scheme, rounded := s.round.Scheme, int(to-from)
+	if w.embedding != nil {
+		rounded = scheme.N()
 	}
-	n := s.lanes.Encode(w.words, s.values[from:to], from, s.factor, rho)
+	var rho []byte
+	if scheme.Rounding == params.Stochastic {
+		rho = w.encryptor.Rounding(uint32(index), rounded)
+	}
+	n := rounded
+	if w.embedding != nil {
+		w.embedding.encode(w.words, s.lanes, s.values[from:to], from, s.factor, rho)
+	} else {
+		n = s.lanes.Encode(w.words, s.values[from:to], from, s.factor, rho)
+	}
 	if s.hasher != nil {
 		s.tags[index] = chunkTag{value: s.hasher.Chunk(uint32(index), w.words, n), known: true}
 	}

@@ -312,3 +312,41 @@ func short(frames [][]byte) []string {
 	}
 	return out
 }
+
+// TestSlotsVectors is the embedding of one chunk of values, and a round of two
+// clients in each ring.
+func TestSlotsVectors(t *testing.T) {
+	var cases []object
+	for _, p := range params.Presets()[:1] {
+		for _, e := range []params.Encoding{params.Slots, params.SlotsReal} {
+			s := slotsScheme(p.Name, params.SharedKey, e, 8, 2, 1, params.NearestEven)
+			c := &cohort{weights: []uint32{1, 1}}
+			c.round, c.secret = roundOf(t, s, [2]int64{9, 4}, 1)
+			for i := range c.weights {
+				var x []float32
+				for v := range c.round.Values() {
+					x = append(x, float32(math.Sin(float64(17*i+int(v)))*0.4))
+				}
+				c.updates = append(c.updates, x)
+			}
+			c.seal(t, 1)
+			result := c.fold(t)
+			o, err := seal.NewOpener(c.round, c.release(t), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := o.OpenControl(result[1]); err != nil {
+				t.Fatal(err)
+			}
+			cases = append(cases, object{
+				"preset": preset(p), "encoding": e.String(), "id": e, "bits": s.Bits, "half": s.SlotHalf(), "lane_width": s.LaneWidth(), "log_delta": s.LogDelta,
+				"spec_digest": hex.EncodeToString(c.round.SpecDigest[:]), "nonce": hex.EncodeToString(c.round.Nonce[:]),
+				"tensors":        []object{{"count": 9, "range": hexOf(0.5)}, {"count": 4, "range": hexOf(2)}},
+				"values":         [][]string{hexAll(c.updates[0]), hexAll(c.updates[1])},
+				"round_key_seed": hex.EncodeToString(func() []byte { k := seed(1000); return k[:] }()),
+				"sum":            hex.EncodeToString(result[0]), "mean": hexAll(c.open(t, result, 1)),
+			})
+		}
+	}
+	vectors(t, "slots.json", "sums of two clients in CKKS slots, opened from the key seed: docs/spec.md §5.5", cases)
+}

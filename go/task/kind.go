@@ -108,13 +108,13 @@ func (t *Task) Shape(k Kind) (Shape, error) {
 	s := Shape{Layout: t.Layout, Metrics: t.Metrics, WeightCap: t.WeightCap}
 	c := params.Choice{
 		Preset: t.Preset, Mode: t.Mode, Bits: int(min(t.Bits, 1<<16)), Rounding: t.Rounding,
-		Clients: int(min(t.MaxClients, 1<<16)), Weight: int(t.PublicWeightCap()),
+		Clients: int(min(t.MaxClients, 1<<16)), Weight: int(t.PublicWeightCap()), Encoding: t.Encoding,
 	}
 	switch {
 	case k == KindRanges && t.Ranges != RangesFixed:
 		s.Layout = Layout{{Name: exponentsName, Shape: []uint64{uint64(len(t.Layout)), ExponentBuckets}, Range: 1}}
 		s.Metrics, s.WeightCap = nil, 1
-		c.Bits, c.Weight, c.Rounding = exponentBits, 1, params.NearestEven
+		c.Bits, c.Weight, c.Rounding, c.Encoding = exponentBits, 1, params.NearestEven, params.Lanes
 	case k != KindValues:
 		return s, fmt.Errorf("task %s has no rounds of %v: %w", t.Name, k, errs.ErrSpec)
 	case t.Mode == params.SharedKey:

@@ -43,6 +43,7 @@ type Task struct {
 	Preset          string
 	Bits            uint32
 	Rounding        params.Rounding
+	Encoding        params.Encoding
 	Ranges          Ranges
 	Layout          Layout
 	InitialModel    Digest
@@ -70,6 +71,7 @@ func (t *Task) Canonical() []byte {
 	w.text(t.Preset)
 	w.u32(t.Bits)
 	w.u8(uint8(t.Rounding))
+	w.u8(uint8(t.Encoding))
 	w.u8(uint8(t.Ranges))
 	w.u32(uint32(len(t.Layout)))
 	for _, x := range t.Layout {
@@ -102,7 +104,7 @@ func (t *Task) Canonical() []byte {
 // ParseTask is the strict inverse of Canonical, followed by Check.
 func ParseTask(b []byte) (*Task, error) {
 	r := open(b, tagTask)
-	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8()), Ranges: Ranges(r.u8())}
+	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8()), Encoding: params.Encoding(r.u8()), Ranges: Ranges(r.u8())}
 	n := r.count(12)
 	for range n {
 		x := Tensor{Name: r.text()}
@@ -170,6 +172,7 @@ func (t *Task) Check() error {
 		text string
 	}{
 		{t.WeightCap >= 1 && t.WeightCap <= MaxCap, fmt.Sprintf("weight_cap reaches from 1 to %d", MaxCap)},
+		{t.Encoding.Values(), "the encoding is lanes, slots or slots-ci"},
 		{rangesNames[t.Ranges] != "", "ranges are fixed, adaptive or negotiated"},
 		{len(t.Metrics) <= MaxMetrics, fmt.Sprintf("a task has at most %d metrics", MaxMetrics)},
 		{t.MinCohort >= 2, "a cohort has at least 2 clients"},

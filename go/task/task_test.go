@@ -16,7 +16,7 @@ import (
 
 func sample() *task.Task {
 	return &task.Task{
-		Name: "ward", Nonce: [32]byte{1}, Mode: params.SumKey, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic, Ranges: task.RangesFixed,
+		Name: "ward", Nonce: [32]byte{1}, Mode: params.SumKey, Preset: "n4096-q102", Bits: 16, Rounding: params.Stochastic, Encoding: params.Lanes, Ranges: task.RangesFixed,
 		Layout:       task.Layout{{Name: "conv.weight", Shape: []uint64{2, 3}, Range: 1}, {Name: "bias", Shape: nil, Range: 0.5}},
 		InitialModel: task.Digest{2}, WeightCap: 100, Members: []task.Member{{Name: "a", Organisation: "x"}, {Name: "b", Organisation: "y"}, {Name: "c", Organisation: "y"}},
 		MaxClients: 3, MinCohort: 2, Permille: 800, PerOrganisation: 2, Deadline: 60, Rounds: 10, Aggregator: task.Key{3}, KMS: task.Key{4},

@@ -542,6 +542,7 @@ def create_task(
     bits: int = 16,
     preset: str | None = None,
     rounding: str = "stochastic",
+    encoding: str = "lanes",
     weight_cap: int = 1000,
     ranges: str | None = None,
     value_range: float | Mapping[str, float] | None = None,
@@ -574,6 +575,9 @@ def create_task(
         Parameters; when missing, those with the fewest bytes.
     rounding : {"stochastic", "nearest"}
         Rounding to `bits` bits.
+    encoding : {"lanes", "slots", "slots-ci"}
+        lanes: several integers a coefficient, the fewest bytes. slots and
+        slots-ci: classic CKKS packing, for comparison.
     weight_cap : int
         Largest num_examples of one client. With fixed ranges, choose it near
         the largest client's number: weights are precise to 1/weight_cap.
@@ -640,6 +644,7 @@ def create_task(
         "preset": preset or "",
         "bits": bits,
         "rounding": rounding,
+        "encoding": encoding,
         "ranges": ranges,
         "metrics": list(metrics),
         "layout": [
@@ -671,6 +676,7 @@ def plan(
     bits: int = 16,
     mode: str = "sum-key",
     rounding: str = "stochastic",
+    encoding: str = "lanes",
     weight_cap: int = 1000,
     calibrate: bool = True,
 ) -> list[dict[str, Any]]:
@@ -684,7 +690,7 @@ def plan(
         Largest cohort.
     bits : int
         Bits of a value, 4 to 30.
-    mode, rounding, weight_cap
+    mode, rounding, encoding, weight_cap
         As :func:`create_task` takes them.
     calibrate : bool
         Measure encryption and decryption on this machine, in seconds.
@@ -709,6 +715,7 @@ def plan(
         "bits": _integer("bits", bits),
         "mode": mode,
         "rounding": rounding,
+        "encoding": encoding,
         "weight_cap": _integer("weight_cap", weight_cap),
         "calibrate": calibrate,
     }

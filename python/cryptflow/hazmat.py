@@ -83,6 +83,11 @@ class Round:
         Bits of an encoded value, 4 to 30.
     rounding : {"stochastic", "nearest"}
         How a scaled value becomes an integer.
+    encoding : {"lanes", "slots", "slots-ci"}
+        ``lanes``: several integers a coefficient. ``slots``: classic CKKS
+        packing, half as many values as coefficients; ``slots-ci``: that of the
+        conjugate-invariant ring, as many. Means from slots are rounded to
+        `bits` before they leave :meth:`decrypt`.
     weight_cap : int
         Largest weight (``num_examples``) of a contribution. In ``shared-key``
         weights are public and at most 255.
@@ -112,6 +117,7 @@ class Round:
         preset: str = "n4096-q102",
         bits: int = 16,
         rounding: Literal["stochastic", "nearest"] = "stochastic",
+        encoding: Literal["lanes", "slots", "slots-ci"] = "lanes",
         weight_cap: int = 1,
         digest: str | None = None,
     ) -> None:
@@ -126,6 +132,7 @@ class Round:
             "mode": mode,
             "preset": preset,
             "rounding": rounding,
+            "encoding": encoding,
             "bits": _integer("bits", bits),
             "clients": clients,
             "weight_cap": weight_cap,
@@ -331,7 +338,8 @@ class Round:
         """Return the largest error of a mean, for values within their range.
 
         One quantisation step with stochastic rounding, half of one with
-        nearest; in ``sum-key`` times n·weight_cap/Σweights. Rounding the mean
+        nearest; in ``sum-key`` times n·weight_cap/Σweights; half a step more
+        in slots, whose means are rounded. Rounding the mean
         to float32 comes on top.
 
         Parameters
@@ -349,6 +357,8 @@ class Round:
             step /= 2
         if self.info["mode"] == "sum-key":
             step *= len(used) * float(self.info["weight_cap"]) / sum(used)
+        if self.info["encoding"] != "lanes":
+            step += value_range / float(self.info["half"]) / 2
         return step
 
     def _weights(self, count: int, weights: Sequence[int] | None) -> list[int]:

@@ -76,6 +76,22 @@ def test_means_are_those_of_float64(cluster, task, together, rng, mode):
             assert report.bytes_up < 4 * SIZE and report.bytes_down < 4.5 * SIZE
 
 
+@pytest.mark.parametrize("encoding", ["slots", "slots-ci"])
+def test_a_task_in_slots(cluster, task, together, rng, encoding):
+    name = task(mode="shared-key", encoding=encoding, rounds=1, max_clients=3)
+    given = updates(rng)
+
+    def client(i):
+        with cluster.connect(i, name) as c:
+            assert c.info["encoding"] == encoding
+            return c.average(given[i], 1000)
+
+    mean, report = together(*[lambda i=i: client(i) for i in range(3)])[0]
+    want = np.mean(np.asarray(given, np.float64), axis=0)
+    assert np.abs(mean - want).max() <= report.stated_bound + 1e-7
+    assert report.clipped_total == 0
+
+
 def test_the_first_model_arrives(cluster, task, rng):
     first = rng.normal(size=SIZE).astype(np.float32)
     name = task((LAYOUT, first))

@@ -268,3 +268,32 @@ def test_secrets_do_not_print_or_travel():
     assert "redacted" in repr(key) and "redacted" in repr(r.release([key]))
     with pytest.raises(errors.InputError):
         pickle.dumps(key)
+
+
+@pytest.mark.parametrize("encoding", ["slots", "slots-ci"])
+@pytest.mark.parametrize("mode", ["sum-key", "shared-key"])
+def test_slots_are_classic_packing(encoding, mode, rng):
+    """Fewer values a ciphertext, the same sums, rounded to the stated bits."""
+    size = 5000
+    r = hazmat.Round(
+        size, clients=4, mode=mode, encoding=encoding, bits=12, value_range=0.5
+    )
+    lanes = hazmat.Round(size, clients=4, mode=mode, bits=12, value_range=0.5)
+    assert r.info["encoding"] == encoding
+    assert r.info["chunk_values"] == {"slots": 2048, "slots-ci": 4096}[encoding]
+    assert r.info["bytes"] > 2 * lanes.info["bytes"]
+    given = [rng.uniform(-0.5, 0.5, size).astype(np.float32) for _ in range(4)]
+    keys = [r.new_key() for _ in range(4 if mode == "sum-key" else 1)]
+    frames = [r.encrypt(keys[i % len(keys)], update) for i, update in enumerate(given)]
+    every = [keys[i % len(keys)] for i in range(4)]
+    mean = r.decrypt(r.release(every), r.aggregate(frames))
+    got = np.asarray(mean)
+    want = np.mean(np.asarray(given, np.float64), axis=0)
+    assert np.abs(got - want).max() <= r.error_bound(0.5, contributions=4) + 1e-7
+    steps = got / (0.5 / r.info["half"])
+    assert np.abs(steps - np.round(steps)).max() < 1e-3
+
+
+def test_an_unknown_encoding_is_refused():
+    with pytest.raises(errors.InputError, match="slots-ci"):
+        hazmat.Round(10, clients=3, encoding="braided")

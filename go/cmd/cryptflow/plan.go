@@ -17,7 +17,7 @@ import (
 
 func planCommand() *cobra.Command {
 	var values float64
-	var mode, rounding string
+	var mode, rounding, encoding string
 	var machine, quick bool
 	q := plan.Request{}
 	c := &cobra.Command{
@@ -32,6 +32,9 @@ func planCommand() *cobra.Command {
 				return err
 			}
 			if q.Rounding, err = params.ParseRounding(rounding); err != nil {
+				return err
+			}
+			if q.Encoding, err = params.ParseEncoding(encoding); err != nil {
 				return err
 			}
 			ctx, cancel := untilSignal(c)
@@ -57,6 +60,7 @@ func planCommand() *cobra.Command {
 	f.IntVar(&q.Bits, "bits", 16, "bits of a value, 4 to 30")
 	f.StringVar(&mode, "mode", "sum-key", "sum-key or shared-key")
 	f.StringVar(&rounding, "rounding", "stochastic", "stochastic or nearest")
+	f.StringVar(&encoding, "encoding", "lanes", "lanes, slots or slots-ci")
 	f.IntVar(&q.WeightCap, "weight-cap", 1000, "shared-key: largest num_examples of a client")
 	f.IntVar(&q.Threads, "threads", runtime.GOMAXPROCS(0), "threads to estimate for")
 	f.BoolVar(&quick, "no-calibration", false, "do not measure this machine")

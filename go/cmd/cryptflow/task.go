@@ -147,6 +147,7 @@ func taskCreate(profile *string) *cobra.Command {
 	f.StringVar(&q.Preset, "preset", "", "parameters (default: the fewest bytes)")
 	f.Uint32Var(&q.Bits, "bits", 16, "bits of a value")
 	f.StringVar(&q.Rounding, "rounding", "stochastic", "stochastic or nearest")
+	f.StringVar(&q.Encoding, "encoding", "lanes", "lanes, or the slots of classic CKKS: slots or slots-ci")
 	f.StringVar(&q.Ranges, "ranges", "", "negotiated, adaptive or fixed (default: fixed if the layout has ranges, else negotiated)")
 	f.StringArrayVar(&q.Metrics, "metric", nil, "scalar that clients may report; repeat (default: loss)")
 	f.Uint32Var(&q.WeightCap, "weight-cap", 1000, "largest num_examples of a client")
@@ -188,7 +189,7 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	row("task", "%s", t.Name)
 	row("digest", "%s", task.DigestOf(t))
-	row("parameters", "%s, %s, %d bits, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Rounding, t.Ranges)
+	row("parameters", "%s, %s, %d bits in %s, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Encoding, t.Rounding, t.Ranges)
 	row("metrics", "%s", strings.Join(t.Metrics, " "))
 	row("model", "%d values in %d tensors, first model %s", t.Layout.Values(), len(t.Layout), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
 	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
