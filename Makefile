@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench bench-round proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench bench-round study study-page proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,14 @@ bench: build ## measure the core beside its peers into benchmarks/results/core.j
 
 bench-round: build ## whole rounds between processes, beside numpy over TCP: benchmarks/results/round.json
 	$(BIN)/python benchmarks/round.py
+
+study: build ## accuracy against bytes against seconds, for all parameters: benchmarks/results/study.json
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'
+	$(BIN)/python benchmarks/study
+	$(BIN)/python benchmarks/study/page.py
+
+study-page: build ## docs/study.md and its plots from benchmarks/results/study.json
+	$(BIN)/python benchmarks/study/page.py
 
 proto: ## generate go/rpc/pb from cryptflow.proto (needs an environment of its own)
 	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto

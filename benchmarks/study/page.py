@@ -1,0 +1,398 @@
+"""The study's page and plots, from its results alone.
+
+python benchmarks/study/page.py    # docs/study.md, docs/study/*.png
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "study.json"
+PAGE, PICTURES = ROOT / "docs" / "study.md", ROOT / "docs" / "study"
+
+Row = dict[str, Any]
+
+#: Colours of Okabe and Ito, which colour-blind readers tell apart.
+STYLES = {
+    ("sum-key", "lanes"): ("#0072B2", "o", "sum-key, lanes"),
+    ("shared-key", "lanes"): ("#D55E00", "s", "shared-key, lanes"),
+    ("sum-key", "slots"): ("#56B4E9", "^", "sum-key, slots"),
+    ("shared-key", "slots"): ("#E69F00", "v", "shared-key, slots"),
+    ("sum-key", "slots-ci"): ("#009E73", "D", "sum-key, slots-ci"),
+    ("shared-key", "slots-ci"): ("#CC79A7", "P", "shared-key, slots-ci"),
+}
+#: Two-sided 95 % quantiles of Student's t, by degrees of freedom.
+STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}
+
+
+def interval(x: list[float]) -> tuple[float, float]:
+    """Return mean and half of the 95 % confidence interval."""
+    n = len(x)
+    t = STUDENT.get(n - 1, 1.96)
+    return float(np.mean(x)), t * float(np.std(x, ddof=1)) / math.sqrt(n)
+
+
+class Study:
+    """Results, and what follows from them."""
+
+    def __init__(self, raw: Row) -> None:
+        self.raw = raw
+        self.problems = raw["setting"]["problems"]
+        self.cohorts = raw["setting"]["cohorts"]
+        self.middle = self.cohorts[len(self.cohorts) // 2]
+        self.cost = {r["system"]: r for r in raw["cost"]}
+
+    def rows(self, problem: str, clients: int) -> list[Row]:
+        """Return the trained points of one federation."""
+        return [
+            r
+            for r in self.raw["accuracy"]
+            if r["problem"] == problem and r["clients"] == clients
+        ]
+
+    def best(self, r: Row) -> Row | None:
+        """Return the cheapest preset's cost for a trained point of ours."""
+        same = [
+            c
+            for c in self.raw["cost"]
+            if all(c.get(k) == r.get(k) for k in ("mode", "encoding", "bits"))
+            and c.get("kind") == "cryptflow"
+        ]
+        return min(same, key=lambda c: c["bytes_per_value"], default=None)
+
+    def loss(self, **wanted: Any) -> tuple[float, float]:
+        """Return accuracy lost against float64 over all problems and seeds."""
+        x = [
+            d
+            for r in self.raw["accuracy"]
+            if all(r.get(k) == v for k, v in wanted.items())
+            for d in r["difference"]
+        ]
+        return interval(x) if len(x) > 1 else (math.nan, math.nan)
+
+    def enough(self) -> int:
+        """Return the fewest bits that lose nothing anywhere.
+
+        Nothing: in no federation does the 95 % interval of the paired
+        difference from float64 lie below zero, and the mean over all is above
+        −0.1 percentage points.
+        """
+        for bits in sorted(self.raw["setting"]["bits"]):
+            rows = [
+                r
+                for r in self.raw["accuracy"]
+                if r.get("bits") == bits
+                and r.get("encoding") == "lanes"
+                and r.get("rounding") == "stochastic"
+            ]
+            fine = all(sum(interval(r["difference"])) >= 0 for r in rows)
+            if fine and self.loss(bits=bits, encoding="lanes")[0] > -0.001:
+                return int(bits)
+        return int(max(self.raw["setting"]["bits"]))
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points that no other beats in cost and accuracy."""
+    out: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not out or y > out[-1][1]:
+            out.append((x, y))
+    return out
+
+
+def scatter(s: Study, axes: Axes, problem: str, quantity: str) -> None:
+    """Draw accuracy against one cost, with the Pareto front of ours."""
+    points = []
+    for r in s.rows(problem, s.middle):
+        mean, half = interval(r["accuracy"])
+        y, error = 100 * mean, 100 * half
+        if r["kind"] == "cryptflow":
+            if r["rounding"] != "stochastic":
+                continue
+            cost = s.best(r)
+            if cost is None:
+                continue
+            colour, marker, _ = STYLES[r["mode"], r["encoding"]]
+            x = cost[quantity]
+            points.append((x, y))
+            axes.plot(x, y, marker, color=colour, ms=7, mec="white", mew=0.6)
+            if (r["mode"], r["encoding"]) == ("sum-key", "lanes"):
+                axes.annotate(
+                    str(r["bits"]), (x, y), xytext=(0, -13), textcoords="offset points",
+                    ha="center", fontsize=8, color=colour,
+                )  # fmt: skip
+            continue
+        x = s.cost[r["system"]].get(quantity)
+        if not x:
+            continue
+        if r["kind"] == "plain":
+            axes.axhspan(y - error, y + error, color="0.9", zorder=0)
+            axes.axhline(y, color="0.5", lw=1, zorder=0)
+            if quantity == "bytes_per_value":
+                axes.axvline(x, color="0.5", lw=1, ls=":", zorder=0)
+            continue
+        axes.plot(x, y, "*", color="black", ms=11)
+        axes.annotate(
+            r["system"].split(" N=")[0], (x, y), xytext=(-4, 9),
+            textcoords="offset points", fontsize=8, ha="right",
+        )  # fmt: skip
+    line = front(points)
+    axes.step(
+        [p[0] for p in line] + [max(p[0] for p in points)],
+        [p[1] for p in line] + [line[-1][1]],
+        where="post", color="#0072B2", lw=1, alpha=0.6, zorder=1,
+    )  # fmt: skip
+    axes.set_xscale("log")
+    axes.grid(True, which="both", color="0.94", zorder=0)
+    axes.set_title(problem)
+
+
+def pareto(s: Study) -> None:
+    """Draw accuracy against bytes and against seconds."""
+    fig, grid = plt.subplots(2, len(s.problems), figsize=(11, 9), squeeze=False)
+    for column, problem in enumerate(s.problems):
+        scatter(s, grid[0][column], problem, "bytes_per_value")
+        scatter(s, grid[1][column], problem, "seconds")
+        grid[0][column].set_xlabel("bytes a value, one client's upload")
+        grid[1][column].set_xlabel("seconds a million values, one core")
+        for row in grid:
+            row[column].set_ylabel("accuracy on held-out data, %")
+    marks = [
+        plt.Line2D([], [], ls="", marker=m, color=c, label=label, ms=7)
+        for c, m, label in STYLES.values()
+    ]
+    marks += [
+        plt.Line2D([], [], ls="", marker="*", color="black", ms=10, label="peer"),
+        plt.Line2D([], [], color="0.5", label="plaintext (band: 95 %; dots: 4 bytes)"),
+        plt.Line2D([], [], color="#0072B2", alpha=0.6, label="Pareto front of ours"),
+    ]
+    fig.legend(handles=marks, loc="lower center", ncol=3, frameon=False)
+    fig.suptitle(
+        f"Accuracy against bytes and seconds, {s.middle} clients, 128-bit security\n"
+        "numbers: bits a value in sum-key lanes",
+        fontsize=12,
+    )
+    fig.tight_layout(rect=(0, 0.1, 1, 0.98))
+    fig.savefig(PICTURES / "pareto.png", dpi=110)
+    plt.close(fig)
+
+
+def losses(s: Study) -> None:
+    """Draw the paired loss of accuracy by bits, for every cohort."""
+    fig, grid = plt.subplots(
+        1, len(s.problems), figsize=(11, 4.2), sharey=True, squeeze=False
+    )
+    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
+    for axes, problem in zip(grid[0], s.problems, strict=True):
+        for k, clients in enumerate(s.cohorts):
+            rows = [
+                r
+                for r in s.rows(problem, clients)
+                if (r.get("mode"), r.get("encoding")) == ("sum-key", "lanes")
+                and r["rounding"] == "stochastic"
+            ]
+            by_bits = {r["bits"]: interval(r["difference"]) for r in rows}
+            bits = sorted(by_bits)
+            axes.errorbar(
+                [b + 0.25 * (k - 1) for b in bits],
+                [100 * by_bits[b][0] for b in bits],
+                [100 * by_bits[b][1] for b in bits],
+                marker="o", ms=5, capsize=3, lw=1, color=colours[k],
+                label=f"{clients} clients",
+            )  # fmt: skip
+        axes.axhline(0, color="0.5", lw=1)
+        axes.grid(True, color="0.94")
+        axes.set_title(problem)
+        axes.set_xlabel("bits a value")
+        axes.set_xticks(s.raw["setting"]["bits"])
+    grid[0][0].set_ylabel("accuracy less that of float64, points")
+    grid[0][-1].legend(frameon=False)
+    fig.suptitle("What rounding costs: paired differences, 95 % intervals over seeds")
+    fig.tight_layout()
+    fig.savefig(PICTURES / "bits.png", dpi=110)
+    plt.close(fig)
+
+
+def sizes(s: Study) -> None:
+    """Draw bytes a value by cohort size."""
+    fig, grid = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+    for axes, mode in zip(grid, ("sum-key", "shared-key"), strict=True):
+        for colour, bits in zip(colours, s.raw["setting"]["bits"], strict=False):
+            least: dict[int, float] = {}
+            for r in s.raw["size"]:
+                if r["mode"] == mode and r["bits"] == bits:
+                    size = r["wire_bytes_per_value_up"]
+                    least[r["clients"]] = min(size, least.get(r["clients"], size))
+            axes.plot(*zip(*sorted(least.items()), strict=True), "o-", ms=4, lw=1.2,
+                      color=colour, label=f"{bits} bits")  # fmt: skip
+        axes.axhline(4, color="0.4", ls=":", lw=1.2)
+        axes.annotate("float32", (3, 4.1), fontsize=8, color="0.3")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(
+            [3, 8, 16, 64, 256, 1024], ["3", "8", "16", "64", "256", "1024"]
+        )
+        axes.set_title(mode)
+        axes.set_xlabel("largest cohort, clients")
+        axes.grid(True, color="0.94")
+    grid[0].set_ylabel("bytes a value, one client's upload")
+    grid[0].legend(frameon=False, ncol=2)
+    fig.suptitle("Bytes a value of a million, cheapest preset, headers included")
+    fig.tight_layout()
+    fig.savefig(PICTURES / "bytes.png", dpi=110)
+    plt.close(fig)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return an aligned Markdown table."""
+    widths = [max(len(r[k]) for r in [head, *rows]) for k in range(len(head))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |"
+        for r in [head, *rows]
+    ]
+    rule = "| " + " | ".join("-" * w for w in widths) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def percent(x: tuple[float, float]) -> str:
+    """Return a difference in percentage points with its interval."""
+    return f"{100 * x[0]:+.2f} ± {100 * x[1]:.2f}".replace("-", "−")
+
+
+def page(s: Study) -> str:
+    """Return the page's text."""
+    raw, setting = s.raw, s.raw["setting"]
+    bits = s.enough()
+    points = []
+    for b in setting["bits"]:
+        for mode in ("sum-key", "shared-key"):
+            fits = [c for c in raw["cost"]
+                    if (c.get("mode"), c.get("encoding"), c.get("bits"))
+                    == (mode, "lanes", b)]  # fmt: skip
+            if not fits:
+                continue
+            c = min(fits, key=lambda c: c["bytes_per_value"])
+            points.append([
+                mode, str(b), c["preset"], f"{c['bytes_per_value']:.2f}",
+                f"{c['encrypt'] * 1e3:.0f}", f"{c['decrypt'] * 1e3:.0f}",
+                percent(s.loss(mode=mode, encoding="lanes", bits=b)),
+            ])  # fmt: skip
+    others = []
+    for r in raw["cost"]:
+        if r["kind"] == "peer":
+            others.append([
+                r["system"], f"{r['bytes_per_value']:.1f}",
+                f"{r['encrypt'] * 1e3:.0f}" if "encrypt" in r else "not run",
+                f"{r['decrypt'] * 1e3:.0f}" if "decrypt" in r else "not run",
+                percent(s.loss(system=r["system"])),
+            ])  # fmt: skip
+    packed = []
+    for mode in ("sum-key", "shared-key"):
+        for encoding in ("lanes", "slots", "slots-ci"):
+            fits = [c for c in raw["cost"]
+                    if (c.get("mode"), c.get("encoding"), c.get("bits"))
+                    == (mode, encoding, 16)]  # fmt: skip
+            for c in fits:
+                packed.append([
+                    mode, encoding, c["preset"], f"{c['bytes_per_value']:.2f}",
+                    f"{c['encrypt'] * 1e3:.0f}", f"{c['fold'] * 1e3:.0f}",
+                    f"{c['decrypt'] * 1e3:.0f}",
+                ])  # fmt: skip
+    secure = {r["preset"]: r for r in raw["size"]}
+    presets = [
+        [name, str(r["ring_degree"]), str(r["log2_modulus"]), str(r["security_bits"]),
+         r["security_source"]]
+        for name, r in sorted(secure.items())
+    ]  # fmt: skip
+    cheapest = {
+        mode: min(
+            (r["wire_bytes_per_value_up"], r["preset"])
+            for r in raw["size"]
+            if (r["mode"], r["bits"], r["clients"]) == (mode, bits, 8)
+        )
+        for mode in ("sum-key", "shared-key")
+    }
+    sixteen = min(
+        (r["wire_bytes_per_value_up"], r["preset"])
+        for r in raw["size"]
+        if (r["mode"], r["bits"], r["clients"]) == ("sum-key", 16, 8)
+    )
+    machine = raw["machine"]
+    return f"""# Parameters: what they cost and what they give
+
+Generated from `benchmarks/results/study.json` by `make study-page`; measured on {raw["measured"][:10]} by `{raw["command"]}` (`make study`) on {machine["cores"]} cores ({machine["processor"]}), Python {machine["python"]}, numpy {machine["numpy"]}.
+
+## Recommendation
+
+- **Take `sum-key`, lanes, and the preset that `cryptflow plan` puts first.** No other combination of this study is on the Pareto front at 128 bits.
+- **{bits} bits are enough here**: the fewest with which no federation lost accuracy against float64 (95 % intervals of paired differences; {cheapest["sum-key"][0]:.2f} bytes a value for 8 clients with {cheapest["sum-key"][1]}, where float32 has 4). **16 bits, the default**, cost {sixteen[0]:.2f} bytes with {sixteen[1]} and leave {16 - bits} bits of margin for models whose updates are less even than these. Above 16 nothing was gained.
+- Stochastic rounding is the default because its errors do not add up over rounds; with {bits} bits or more the choice did not matter.
+- `shared-key` costs {cheapest["shared-key"][0] / cheapest["sum-key"][0]:.1f} times the bytes for the same accuracy. Slots cost more again, and give nothing back as long as nothing encrypted is multiplied.
+
+## What was done
+
+Federations of {", ".join(map(str, s.cohorts))} clients train a network of one hidden layer on {" and ".join(s.problems)} (scikit-learn), labels spread over clients by a Dirichlet distribution of concentration 0.5, weights the numbers of examples, {setting["rounds"]} rounds of two local epochs, {setting["seeds"]} seeds. Every mean of every round went through real ciphertexts (`cryptflow.hazmat`, or the `tenseal` package); ranges are the powers of two that negotiation would find. The same federation, same seeds, averaged in float64 is what each is compared with. Bytes and seconds are those of an update of 262,144 values among 8 clients, on one core, scaled to a million.
+
+![Accuracy against bytes and seconds](study/pareto.png)
+
+## Bits
+
+{table(["mode", "bits", "cheapest preset", "bytes/value", "encrypt ms/M", "decrypt ms/M", "accuracy − float64, points"], points)}
+
+![Loss of accuracy by bits](study/bits.png)
+
+The difference is over all problems, cohorts and seeds, with its 95 % interval.
+
+## Encodings and presets, 16 bits
+
+{table(["mode", "encoding", "preset", "bytes/value", "encrypt ms/M", "fold ms/M (8 clients)", "decrypt ms/M"], packed)}
+
+Accuracy does not depend on the preset: sums are exact, and a preset has room or is refused. It depends on the encoding only through the last rounding of slots.
+
+## Security
+
+{table(["preset", "N", "log2 q", "bits", "source"], presets)}
+
+There is no preset below 128 bits and no override, so security is not a knob that buys accuracy or speed: the choice is between rings at the same level. Larger rings waste less of each coefficient and pay with padding for small models. Estimates beside the table's limits, and what is not claimed, are in [spec.md](spec.md) and [THREAT_MODEL.md](../THREAT_MODEL.md).
+
+## Cohorts
+
+![Bytes a value by cohort size](study/bytes.png)
+
+## Peers' defaults
+
+{table(["system", "bytes/value", "encrypt ms/M", "decrypt ms/M", "accuracy − float64, points"], others)}
+
+TenSEAL N=8192 [60,40,40] with scale 2^40 is what its tutorials and NVIDIA FLARE's HE take; N=4096 [40,20,40] with scale 2^20 is the small set of the same tutorials; both public-key, the package's own ciphertexts and serialisation. Flower's SecAgg+ was not run: its clipping and quantisation (8.0, 2^22 steps, modulus 2^32, largest weight 1000: the documented defaults of `SecAggPlusWorkflow`) are applied in numpy, its bytes are those of residues modulo 2^32. It hides updates by masks that clients share, with other trust and other failures than encryption.
+
+## Limits
+
+Two small problems and one architecture; updates of large models have heavier tails, which is what the margin is for. Intervals over {setting["seeds"]} seeds are wide. Seconds are of one machine; `cryptflow plan` measures yours.
+"""
+
+
+def main() -> None:
+    """Write plots and page."""
+    s = Study(json.loads(RESULT.read_text()))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})  # fmt: skip
+    pareto(s)
+    losses(s)
+    sizes(s)
+    PAGE.write_text(page(s))
+    print(f"written: {PAGE.relative_to(ROOT)}, {PICTURES.relative_to(ROOT)}/*.png")
+
+
+if __name__ == "__main__":
+    main()
