@@ -65,7 +65,7 @@ func TestTheGateLooksAtThePresetItself(t *testing.T) {
 	defer func() { *p = before }()
 	for name, change := range map[string]func(){
 		"a smaller ring":   func() { p.LogN-- },
-		"one prime more":   func() { p.Primes = append(append([]uint64(nil), p.Primes...), 3) },
+		"one prime more":   func() { p.Primes = append(append([]uint64(nil), p.Primes...), 257) },
 		"wider primes":     func() { p.Primes = []uint64{1<<55 - 1, 1<<55 - 1} },
 		"no ring":          func() { p.LogN = 0 },
 		"an unlisted ring": func() { p.LogN = 15 },
