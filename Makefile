@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench bench-round proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-round proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,22 @@ test-vectors: build ## verify testdata/vectors with code that shares nothing wit
 
 demo: build ## five processes agree on a model that no server sees: build/demo/
 	$(BIN)/python examples/demo/run.py $(DEMO)
+
+SECONDS ?= 20
+fuzz: ## fuzz every decoder for SECONDS each, from the kept corpora in testdata/fuzz
+	@for package in $$($(GO) list -f '{{if .TestGoFiles}}{{.Dir}}{{else if .XTestGoFiles}}{{.Dir}}{{end}}' $(PACKAGES)); do \
+	  for target in $$(cat $$package/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(f \*testing.F).*/\1/p'); do \
+	    echo "$${package#$(CURDIR)/} $$target"; \
+	    $(GO) test $$package -run '^$$' -fuzz "^$$target$$" -fuzztime $(SECONDS)s || exit 1; \
+	  done; done
+
+SAMPLES ?= 100000000
+samplers: ## SAMPLES samples of every stream against their exact distributions: a table
+	CRYPTFLOW_SAMPLES=$(SAMPLES) $(GO) test ./go/ckks -run StreamsFit -count 1 -timeout 6h -v
+
+COEFFICIENTS ?= 16777216
+noise: ## the noise of sums in COEFFICIENTS coefficients of every preset and mode: a table
+	CRYPTFLOW_NOISE=$(COEFFICIENTS) $(GO) test ./go/ckks -run NoiseStays -count 1 -timeout 6h -v | grep -v -e 'key='
 
 RUNS ?= 200
 kill: ## kill services at random moments of RUNS seeded rounds
