@@ -62,6 +62,10 @@ COEFFICIENTS ?= 16777216
 noise: ## the noise of sums in COEFFICIENTS coefficients of every preset and mode: a table
 	CRYPTFLOW_NOISE=$(COEFFICIENTS) $(GO) test ./go/ckks -run NoiseStays -count 1 -timeout 6h -v | grep -v -e 'key='
 
+MEASUREMENTS ?= 20000
+timing: ## fixed against random secrets, MEASUREMENTS times each, as dudect does: tables
+	CRYPTFLOW_TIMING=$(MEASUREMENTS) $(GO) test -p 1 ./go/ckks ./go/encoding ./go/tag -run TestTimingOf -count 1 -timeout 6h -v
+
 RUNS ?= 200
 kill: ## kill services at random moments of RUNS seeded rounds
 	CRYPTFLOW_KILL_RUNS=$(RUNS) $(GO) test ./go/faults -run Kill -parallel 2 -count 1 -timeout 6h -v | grep -v -e '^=== ' -e '--- PASS.*seed'
