@@ -621,7 +621,9 @@ class Round:
                 & mask
             )
             scale = float(real(ranges[v])) / float(half) / divisor
-            mean.append(bits_of(np.float32(float(lane - half * weight) * scale)))
+            value = float(lane - half * weight) * scale
+            largest = float(np.finfo(np.float32).max)
+            mean.append(bits_of(np.float32(min(max(value, -largest), largest))))
         check(mean == case["mean"], "mean")
 
 
