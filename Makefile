@@ -12,7 +12,7 @@ SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-ci: lint test ## what continuous integration runs
+ci: lint test race cgocheck ## what continuous integration runs
 
 build: $(VENV)/.built ## install the package and its tools into $(VENV)
 
@@ -42,6 +42,15 @@ test-python: build ## tests of the Python package, as installed
 
 test-vectors: build ## verify testdata/vectors with code that shares nothing with ours
 	$(BIN)/python testdata/verify.py
+
+# Packages in which goroutines meet. The fold and the kernels have none.
+RACE = arrowio audit aggregator bridge client kms rpc service storage/...
+race: ## tests of what runs concurrently, with the race detector
+	$(GO) test -race $(RACE:%=./go/%)
+	$(GO) test -race ./go/seal -skip LargestCohorts -rapid.checks=10
+
+cgocheck: ## what passes pointers to C and back, checked on every write
+	GOEXPERIMENT=cgocheck2 $(GO) test ./go/arrowio ./go/bridge
 
 demo: build ## five processes agree on a model that no server sees: build/demo/
 	$(BIN)/python examples/demo/run.py $(DEMO)
