@@ -7,12 +7,12 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo kill memory bench bench-round study study-page proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-round study study-page proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-ci: lint test ## what continuous integration runs
+ci: lint test race cgocheck ## what continuous integration runs
 
 build: $(VENV)/.built ## install the package and its tools into $(VENV)
 
@@ -43,8 +43,37 @@ test-python: build ## tests of the Python package, as installed
 test-vectors: build ## verify testdata/vectors with code that shares nothing with ours
 	$(BIN)/python testdata/verify.py
 
+# Packages in which goroutines meet. The fold and the kernels have none.
+RACE = arrowio audit aggregator bridge client kms rpc service storage/...
+race: ## tests of what runs concurrently, with the race detector
+	$(GO) test -race $(RACE:%=./go/%)
+	$(GO) test -race ./go/seal -skip LargestCohorts -rapid.checks=10
+
+cgocheck: ## what passes pointers to C and back, checked on every write
+	GOEXPERIMENT=cgocheck2 $(GO) test ./go/arrowio ./go/bridge
+
 demo: build ## five processes agree on a model that no server sees: build/demo/
 	$(BIN)/python examples/demo/run.py $(DEMO)
+
+SECONDS ?= 20
+fuzz: ## fuzz every decoder for SECONDS each, from the kept corpora in testdata/fuzz
+	@for package in $$($(GO) list -f '{{if .TestGoFiles}}{{.Dir}}{{else if .XTestGoFiles}}{{.Dir}}{{end}}' $(PACKAGES)); do \
+	  for target in $$(cat $$package/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(f \*testing.F).*/\1/p'); do \
+	    echo "$${package#$(CURDIR)/} $$target"; \
+	    $(GO) test $$package -run '^$$' -fuzz "^$$target$$" -fuzztime $(SECONDS)s || exit 1; \
+	  done; done
+
+SAMPLES ?= 100000000
+samplers: ## SAMPLES samples of every stream against their exact distributions: a table
+	CRYPTFLOW_SAMPLES=$(SAMPLES) $(GO) test ./go/ckks -run StreamsFit -count 1 -timeout 6h -v
+
+COEFFICIENTS ?= 16777216
+noise: ## the noise of sums in COEFFICIENTS coefficients of every preset and mode: a table
+	CRYPTFLOW_NOISE=$(COEFFICIENTS) $(GO) test ./go/ckks -run NoiseStays -count 1 -timeout 6h -v | grep -v -e 'key='
+
+MEASUREMENTS ?= 20000
+timing: ## fixed against random secrets, MEASUREMENTS times each, as dudect does: tables
+	CRYPTFLOW_TIMING=$(MEASUREMENTS) $(GO) test -p 1 ./go/ckks ./go/encoding ./go/tag -run TestTimingOf -count 1 -timeout 6h -v
 
 RUNS ?= 200
 kill: ## kill services at random moments of RUNS seeded rounds

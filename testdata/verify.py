@@ -621,7 +621,9 @@ class Round:
                 & mask
             )
             scale = float(real(ranges[v])) / float(half) / divisor
-            mean.append(bits_of(np.float32(float(lane - half * weight) * scale)))
+            value = float(lane - half * weight) * scale
+            largest = float(np.finfo(np.float32).max)
+            mean.append(bits_of(np.float32(min(max(value, -largest), largest))))
         check(mean == case["mean"], "mean")
 
 
@@ -660,6 +662,307 @@ def slots(rings: dict[int, Ring]) -> None:
             check(abs(got / float(r) * steps - round(slot / 2 * steps)) < 1e-3, "mean")
 
 
+# Canonical objects (docs/canonical.md).
+
+# Fields in order; "name*{...}" is a list. Kinds: text, hex (text of bytes),
+# d (32 bytes), u8, u32, u64, i32, f32.
+OBJECTS: dict[str, list[Any]] = {
+    "layout": [("tensors", [("name", "text"), ("shape", ["u64"])])],
+    "task": [
+        ("name", "text"),
+        ("nonce", "d"),
+        ("mode", "u8"),
+        ("preset", "text"),
+        ("bits", "u32"),
+        ("rounding", "u8"),
+        ("encoding", "u8"),
+        ("ranges", "u8"),
+        ("layout", [("name", "text"), ("shape", ["u64"]), ("range", "f32")]),
+        ("initial_model", "d"),
+        ("weight_cap", "u32"),
+        ("metrics", ["text"]),
+        ("members", [("name", "text"), ("organisation", "text")]),
+        ("max_clients", "u32"),
+        ("min_cohort", "u32"),
+        ("permille", "u32"),
+        ("per_organisation", "u32"),
+        ("deadline", "u32"),
+        ("rounds", "u32"),
+        ("aggregator", "d"),
+        ("kms", "d"),
+    ],
+    "spec": [
+        ("task", "d"),
+        ("round", "u32"),
+        ("kind", "u8"),
+        ("step", "u32"),
+        ("model", "d"),
+        ("layout", "d"),
+        ("lanes", "u32"),
+        ("log_delta", "u32"),
+        ("nonce", "d"),
+        ("hpke", "hex"),
+        ("public_key", "d"),
+    ],
+    "manifest": [
+        ("spec", "d"),
+        (
+            "entries",
+            [("client", "text"), ("root", "d"), ("model", "d"), ("weight", "u32")],
+        ),
+    ],
+    "receipt": [
+        ("spec", "d"),
+        ("client", "text"),
+        ("root", "d"),
+        ("frames", "u32"),
+        ("bytes", "u64"),
+        ("weight", "u32"),
+    ],
+    "deposit": [("spec", "d"), ("client", "text"), ("model", "d"), ("root", "d")],
+    "decision": [
+        ("spec", "d"),
+        ("outcome", "u8"),
+        ("manifest", "d"),
+        ("terms", "u32"),
+        ("weights", "u32"),
+        ("squares", "u64"),
+        ("reason", "text"),
+    ],
+    "result": [
+        ("spec", "d"),
+        ("manifest", "d"),
+        ("root", "d"),
+        ("frames", "u32"),
+        ("terms", "u32"),
+    ],
+    "release": [
+        ("spec", "d"),
+        ("manifest", "d"),
+        ("mode", "u8"),
+        ("terms", "u32"),
+        ("weights", "u32"),
+        ("squares", "u64"),
+        ("secret", ["i32"]),
+    ],
+    "addressee": [("spec", "d"), ("manifest", "d"), ("client", "text")],
+}
+NUMBERS = {"u8": "<B", "u32": "<I", "u64": "<Q", "i32": "<i"}
+
+
+def write(kind: Any, value: Any) -> bytes:
+    """Write one field."""
+    if isinstance(kind, list) and isinstance(kind[0], str):
+        return struct.pack("<I", len(value)) + b"".join(
+            write(kind[0], v) for v in value
+        )
+    if isinstance(kind, list):
+        items = [write(k, item[name]) for item in value for name, k in kind]
+        return struct.pack("<I", len(value)) + b"".join(items)
+    if kind in NUMBERS:
+        return struct.pack(NUMBERS[kind], value)
+    if kind == "f32":
+        return bytes.fromhex(value)[::-1]
+    raw = value.encode() if kind == "text" else bytes.fromhex(value)
+    return raw if kind == "d" else struct.pack("<I", len(raw)) + raw
+
+
+def read(kind: Any, raw: bytes) -> bytes | None:
+    """What follows one field, or None where it does not fit."""
+    if isinstance(kind, list):
+        head, rest = raw[:4], raw[4:]
+        if len(head) < 4:
+            return None
+        for _ in range(struct.unpack("<I", head)[0]):
+            for part in kind if isinstance(kind[0], tuple) else [("", kind[0])]:
+                after = read(part[1], rest)
+                if after is None:
+                    return None
+                rest = after
+        return rest
+    size = struct.calcsize(NUMBERS[kind]) if kind in NUMBERS else 4
+    if kind == "d":
+        size = 32
+    if len(raw) >= size and kind in ("text", "hex"):
+        length = struct.unpack("<I", raw[:4])[0]
+        size += length
+        if length > (1024 if kind == "text" else 4096):
+            return None
+    return raw[size:] if len(raw) >= size else None
+
+
+def is_object(name: str, raw: bytes) -> bool:
+    """Say whether a byte string has the form of an object."""
+    tag = write("text", "cryptflow/v1/" + name)
+    rest: bytes | None = raw[len(tag) :] if raw.startswith(tag) else None
+    for _, kind in OBJECTS[name]:
+        if rest is not None:
+            rest = read(kind, rest)
+    return rest == b""
+
+
+# Ed25519 (RFC 8032, §5.1), verification alone.
+
+P25519 = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+D25519 = -121665 * pow(121666, -1, P25519) % P25519
+Point = tuple[int, int]
+
+
+def add(p: Point, q: Point) -> Point:
+    """Add on the twisted Edwards curve -x^2 + y^2 = 1 + d x^2 y^2."""
+    (a, b), (c, d) = p, q
+    cross = D25519 * a * b * c * d % P25519
+    x = (a * d + b * c) * pow(1 + cross, -1, P25519) % P25519
+    return x, (b * d + a * c) * pow(1 - cross, -1, P25519) % P25519
+
+
+def times(k: int, p: Point) -> Point:
+    """Add a point k times."""
+    total: Point = (0, 1)
+    while k:
+        if k & 1:
+            total = add(total, p)
+        p, k = add(p, p), k >> 1
+    return total
+
+
+def point(raw: bytes) -> Point:
+    """Decode a point."""
+    y = int.from_bytes(raw, "little")
+    odd, y = y >> 255, y % 2**255
+    square = (y * y - 1) * pow(D25519 * y * y + 1, -1, P25519) % P25519
+    x = pow(square, (P25519 + 3) // 8, P25519)
+    if x * x % P25519 != square:
+        x = x * pow(2, (P25519 - 1) // 4, P25519) % P25519
+    check(x * x % P25519 == square, "a point")
+    return (P25519 - x if x & 1 != odd else x), y
+
+
+def signed(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Verify a signature."""
+    base = point((4 * pow(5, -1, P25519) % P25519).to_bytes(32, "little"))
+    s = int.from_bytes(signature[32:], "little")
+    digest = hashlib.sha512(signature[:32] + public + message).digest()
+    k = int.from_bytes(digest, "little") % ORDER
+    right = add(point(signature[:32]), times(k, point(public)))
+    return s < ORDER and times(s, base) == right
+
+
+def canonical() -> None:
+    """Check canonical.json."""
+    seen = set()
+    for case in load("canonical.json"):
+        name, raw = case["object"], bytes.fromhex(case["bytes"])
+        seen.add(name)
+        fields = OBJECTS[name]
+        check({f for f, _ in fields} == set(case["fields"]), f"fields of a {name}")
+        own = write("text", "cryptflow/v1/" + name)
+        own += b"".join(write(kind, case["fields"][field]) for field, kind in fields)
+        check(own == raw and is_object(name, raw), f"canonical {name}")
+        check(hashlib.sha256(raw).hexdigest() == case["sha256"], f"digest of a {name}")
+        public, signature = (
+            bytes.fromhex(case[k]) for k in ("public_key", "signature")
+        )
+        check(signed(public, raw, signature), f"signature over a {name}")
+        check(not signed(public, raw + b"\0", signature), "signature over another")
+        for bad in case.get("malformed", []):
+            text = bytes.fromhex(bad["bytes"])
+            check(not is_object(name, text), f"malformed {name} ({bad['why']})")
+    check(seen == set(OBJECTS), "canonical objects")
+
+
+def head_of(leaves: list[bytes]) -> bytes:
+    """The tree head of RFC 6962, §2.1."""
+    if not leaves:
+        return hashlib.sha256().digest()
+    if len(leaves) == 1:
+        return hashlib.sha256(b"\0" + leaves[0]).digest()
+    k = 1 << (len(leaves) - 1).bit_length() - 1
+    halves = head_of(leaves[:k]) + head_of(leaves[k:])
+    return hashlib.sha256(b"\1" + halves).digest()
+
+
+def digests() -> None:
+    """Check digests.json."""
+    for case in load("digests.json"):
+        what = case["what"]
+        if what == "root":
+            head = head_of([bytes.fromhex(f) for f in case["frames"]])
+            count = struct.pack("<Q", len(case["frames"]))
+            root = derive("cryptflow/v1/root", head, count)
+            check([head.hex(), root.hex()] == [case["head"], case["root"]], "root")
+            continue
+        if what == "initial model":
+            raw = write("text", "cryptflow/v1/initial-model") + write(
+                "d", case["layout"]
+            )
+            raw += b"".join(write("f32", v) for v in case["values"])
+        elif what == "next model":
+            raw = write("text", "cryptflow/v1/model")
+            raw += b"".join(write("d", case[k]) for k in ("previous", "spec", "result"))
+        else:
+            raw = write("d", case["spec"]) + struct.pack(
+                "<II", case["from"], case["to"]
+            )
+            check(raw.hex() == case["bytes"], "ticket")
+            continue
+        check(hashlib.sha256(raw).hexdigest() == case["digest"], what)
+
+
+def streams() -> None:
+    """Check streams.json: samples of given words, every stream of a seed."""
+    every: Case = json.loads((VECTORS / "streams.json").read_text())
+    fixed = b"".join(struct.pack("<Q", int(w, 16)) for w in every["fixed"]["words"])
+    check(gaussian(fixed) == every["fixed"]["samples"], "samples of given words")
+    check({c["purpose"] for c in every["cases"]} == {2, 3, 4, 5, 7}, "streams")
+    for case in every["cases"]:
+        seed, base = bytes.fromhex(case["seed"]), bytes.fromhex(case["base"])
+        key = derive(case["tag"], seed, base)
+        s = sample(key, case["samples"], case["chunk"], case["purpose"])
+        raw = b"".join(struct.pack("<i", v) for v in s)
+        check(list(s[:16]) == case["first"], case["stream"])
+        check(hashlib.sha256(raw).hexdigest() == case["sha256_of_le32"], case["stream"])
+    case = every["rounding"]
+    seed, base = bytes.fromhex(case["seed"]), bytes.fromhex(case["base"])
+    key = derive("cryptflow/v1/noise", seed, base)
+    raw = keystream(key, 4 * case["words"], case["chunk"], 0, 6)
+    check(raw[:32].hex() == case["first"], "rounding words")
+    check(hashlib.sha256(raw).hexdigest() == case["sha256"], "rounding words")
+
+
+def components(rings: dict[int, Ring]) -> None:
+    """Check components.json: long frames and what makes them none."""
+    for case in load("components.json"):
+        ring, n = rings[case["preset"]["id"]], case["coefficients"]
+        raw = header(
+            ring,
+            case["encoding"],
+            case["components"],
+            bytes.fromhex(case["key"]),
+            case["chunk"],
+            case["terms"],
+            case["weight"],
+            n,
+        )
+        residues = [
+            [
+                (i + 1) * (c + 2) * (j + 3) * case["step"] % q
+                for i in range(n if c == 0 else ring.n)
+            ]
+            for c in range(case["components"])
+            for j, q in enumerate(ring.primes)
+        ]
+        raw += b"".join(ring.pack(r) for r in residues)
+        check(len(raw) == case["bytes"], "a long frame's length")
+        check(hashlib.sha256(raw).hexdigest() == case["sha256"], "a long frame")
+        check(parse(raw, rings) == residues, "a long frame, parsed")
+        for bad in case["malformed"]:
+            put, at = bytes.fromhex(bad["put"]), bad["at"]
+            text = raw[:at] + put + raw[at + len(put) :]
+            check(parse(text, rings) is None, f"malformed frame ({bad['why']})")
+
+
 def main() -> None:
     """Verify every file."""
     rings: dict[int, Ring] = {}
@@ -670,7 +973,14 @@ def main() -> None:
     for case in load("rounds.json"):
         Round(case, rings[case["preset"]["id"]]).verify()
     slots(rings)
-    print("verified: expander, sampler, lanes, frames, malformed, rounds, slots")
+    streams()
+    components(rings)
+    canonical()
+    digests()
+    print(
+        "verified: expander, sampler, streams, lanes, frames, malformed, components, "
+        "rounds, slots, canonical, digests"
+    )
 
 
 if __name__ == "__main__":

@@ -156,6 +156,10 @@ func check(arr, sch uintptr, format byte, align uintptr) error {
 		return fmt.Errorf("length %d offset %d: %w", a.length, a.offset, errs.ErrArrow)
 	case a.nullCount != 0:
 		return fmt.Errorf("null_count is %d, want 0: %w", a.nullCount, errs.ErrArrow)
+	case s.nChildren != 0 || s.dictionary != nil || (s.metadata != nil && *(*[4]byte)(unsafe.Pointer(s.metadata)) != [4]byte{}):
+		// Arrow's importer would follow each of these without a length;
+		// metadata begins with its number of pairs.
+		return fmt.Errorf("a schema with children, a dictionary or metadata: %w", errs.ErrArrow)
 	case a.nBuffers != want || a.nChildren != 0 || a.dictionary != nil || a.buffers == nil:
 		return fmt.Errorf("n_buffers %d n_children %d: %w", a.nBuffers, a.nChildren, errs.ErrArrow)
 	case a.buffers[1] == nil || uintptr(a.buffers[1])%align != 0:

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"path/filepath"
@@ -17,13 +18,13 @@ import (
 
 // book is a log on a real ledger.
 type book struct {
-	t      *testing.T
+	t      testing.TB
 	ledger storage.Ledger
 	signer *audit.Signer
 	public ed25519.PublicKey
 }
 
-func newBook(t *testing.T, seed byte) *book {
+func newBook(t testing.TB, seed byte) *book {
 	t.Helper()
 	l, err := sqlite.Open(filepath.Join(t.TempDir(), "l.db"))
 	if err != nil {
@@ -40,7 +41,7 @@ func newBook(t *testing.T, seed byte) *book {
 
 func (b *book) add(detail string) (index int64) {
 	b.t.Helper()
-	if err := b.ledger.Update(b.t.Context(), func(w storage.Writer) (err error) {
+	if err := b.ledger.Update(context.Background(), func(w storage.Writer) (err error) {
 		index, err = audit.Append(w, audit.Record{Time: time.Unix(9, 0), Event: audit.Refused, Detail: detail})
 		return err
 	}); err != nil {
@@ -51,7 +52,7 @@ func (b *book) add(detail string) (index int64) {
 
 func (b *book) look(f func(r storage.Reader) error) {
 	b.t.Helper()
-	if err := b.ledger.View(b.t.Context(), f); err != nil {
+	if err := b.ledger.View(context.Background(), f); err != nil {
 		b.t.Fatal(err)
 	}
 }

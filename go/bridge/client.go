@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
@@ -81,11 +80,9 @@ func (q *request) load() (*config.Profile, error) {
 }
 
 func parse(text string) (*request, error) {
-	d := json.NewDecoder(strings.NewReader(text))
-	d.DisallowUnknownFields()
 	q := &request{}
-	if err := d.Decode(q); err != nil {
-		return nil, fmt.Errorf("request: %v: %w", err, errs.ErrArgument)
+	if err := decode("request", text, q); err != nil {
+		return nil, err
 	}
 	return q, nil
 }

@@ -16,8 +16,10 @@
 package bridge
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -55,6 +57,19 @@ func guard[T any](body func() (T, error)) (out T, err error) {
 		err = errors.New(errs.Format(err))
 	}
 	return out, err
+}
+
+// decode reads one JSON value and nothing else; what says which one it is.
+func decode(what, text string, into any) error {
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("%s: %v: %w", what, err, errs.ErrArgument)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: more than one JSON value: %w", what, errs.ErrArgument)
+	}
+	return nil
 }
 
 func store(v any) int64 {

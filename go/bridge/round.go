@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/cryptflow/cryptflow/go/ckks"
@@ -54,11 +53,9 @@ type roundRequest struct {
 // tensors of {name, count, range}.
 func RoundNew(request string) (int64, error) {
 	return guard(func() (int64, error) {
-		d := json.NewDecoder(strings.NewReader(request))
-		d.DisallowUnknownFields()
 		var q roundRequest
-		if err := d.Decode(&q); err != nil {
-			return 0, fmt.Errorf("round: %v: %w", err, errs.ErrArgument)
+		if err := decode("round", request, &q); err != nil {
+			return 0, err
 		}
 		r, err := newRound(&q)
 		if err != nil {
@@ -178,8 +175,8 @@ func ReleaseNew(handle int64, request string) (int64, error) {
 			return 0, err
 		}
 		var q releaseRequest
-		if err := json.Unmarshal([]byte(request), &q); err != nil {
-			return 0, fmt.Errorf("release: %v: %w", err, errs.ErrArgument)
+		if err := decode("release", request, &q); err != nil {
+			return 0, err
 		}
 		rel := &seal.Release{}
 		for _, w := range q.Weights {

@@ -94,6 +94,9 @@ func contextOf(p *params.Preset) (*context, error) {
 }
 
 func newContext(p *params.Preset) (*context, error) {
+	if err := params.CheckSecurity(p.LogN, params.GaussianSecret, params.Sigma, p.Q()); err != nil {
+		return nil, err
+	}
 	if len(p.Primes) > maxPrimes {
 		return nil, fmt.Errorf("%s has more than %d primes: %w", p.Name, maxPrimes, errs.ErrParameters)
 	}

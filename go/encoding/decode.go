@@ -10,8 +10,17 @@ import (
 // Decode writes to out the mean of a chunk whose values begin at index first:
 // (sum − M·weight)·(range/M/divisor), where weight is the sum of the public
 // weights and divisor what the sum is divided by. It returns ErrDecrypt when
-// a lane exceeds 2M·weight or an unused bit is set; out is meaningless then.
+// a lane exceeds 2M·weight or an unused bit is set; out is meaningless then. A
+// mean beyond the largest float32 is that.
 func (l *Lanes) Decode(out []float32, words [][]uint64, first int64, weight uint32, divisor float64) error {
+	if err := l.decode(out, words, first, weight, divisor); err != nil {
+		return err
+	}
+	l.saturate(out, first, weight, divisor)
+	return nil
+}
+
+func (l *Lanes) decode(out []float32, words [][]uint64, first int64, weight uint32, divisor float64) error {
 	s := l.scheme
 	n := (len(out) + s.Lanes - 1) / s.Lanes
 	bad := unused(words, n, len(out), s)

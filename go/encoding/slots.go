@@ -32,7 +32,7 @@ func (l *Lanes) Restore(out []float32, slots []float64, first int64, divisor flo
 			k++
 		}
 		steps := math.RoundToEven(slots[i] / divisor * m)
-		out[i] = float32(steps * (l.tensors[k].limit / m))
+		out[i] = finite(float32(steps * (l.tensors[k].limit / m)))
 	}
 }
 

@@ -1,0 +1,151 @@
+package ckks
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/cryptflow/cryptflow/go/fold"
+	"github.com/cryptflow/cryptflow/go/kernel"
+	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/timing"
+)
+
+// TestTimingOfSecrets reports whether the time of what touches secrets and
+// errors differs between fixed and random ones (make timing). What it finds is
+// printed and asserted nowhere: it says as much about this computer.
+func TestTimingOfSecrets(t *testing.T) {
+	n, err := timing.Wanted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := schemeOf(t, "n4096-q102", params.SumKey)
+	c, err := contextOf(s.Preset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	fail := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	degree, f := c.N(), &c.fields[0]
+	bytes := make([]byte, 8*degree)
+	fillBytes := func(random bool) {
+		for i := range bytes {
+			if bytes[i] = byte(rng.Uint32()); !random {
+				bytes[i] = 0
+			}
+		}
+	}
+	small, residues := make([]int32, degree), make([]uint64, degree)
+	smalls := func(random bool) {
+		for i := range small {
+			if small[i] = int32(rng.IntN(2*largest+1)) - int32(largest); !random {
+				small[i] = 0
+			}
+		}
+	}
+	uniform := func(dst []uint64) func(bool) {
+		return func(random bool) {
+			for i := range dst {
+				if dst[i] = rng.Uint64N(f.q); !random {
+					dst[i] = 0
+				}
+			}
+		}
+	}
+	var seed, noise Seed
+	seeds := func(random bool) {
+		for i := range seed {
+			seed[i], noise[i] = byte(rng.Uint32()), byte(rng.Uint32())
+			if !random {
+				seed[i], noise[i] = 1, 2
+			}
+		}
+	}
+	expander, err := newExpander(&testDigest, degree)
+	fail(err)
+	var by factor
+	limbs, words, sums := c.planes(), c.planes(), c.planes()
+	masked := func(random bool) {
+		for w := range words {
+			for i := range words[w] {
+				if words[w][i] = rng.Uint64() >> (64 - max(0, min(64, s.Lanes*s.LaneWidth()-64*w))); !random {
+					words[w][i] = 0
+				}
+			}
+		}
+	}
+	h := wholeHeader(s, 1)
+	frame := make([]byte, h.Size())
+	var e *Encryptor
+	var d *Decryptor
+	acc := fold.New(s.Preset)
+	cases := []timing.Case{
+		{Name: "sampler", Prepare: fillBytes, Run: func() { gaussian(small, bytes) }},
+		{Name: "sampler, portable", Prepare: fillBytes, Run: func() { gaussianPlain(small, bytes) }},
+		{Name: "key expansion from a seed", Prepare: seeds, Run: func() {
+			_, err := secretOf(s.Preset, &testDigest, &seed)
+			fail(err)
+		}},
+		{Name: "secret into the NTT domain", Prepare: smalls, Run: func() { f.load(residues, small) }},
+		{Name: "a times secret", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0] }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
+		{Name: "a times secret, portable", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0]; by.fast = nil }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
+		{Name: "inverse transform", Prepare: uniform(residues), Run: func() { f.inverse(residues) }},
+		{Name: "inverse transform, portable", Prepare: uniform(residues), Run: func() { f.sub.INTT(residues, residues) }},
+		{Name: "message to limbs", Prepare: masked, Run: func() { c.split(limbs, words, degree, s.LogDelta) }},
+		{Name: "message and error added", Prepare: func(random bool) {
+			masked(random)
+			c.split(limbs, words, degree, s.LogDelta)
+			smalls(random)
+			uniform(residues)(true)
+		}, Run: func() { f.addMessage(residues, limbs, small, c.Width) }},
+		{Name: "message and error added, portable", Prepare: func(random bool) {
+			masked(random)
+			c.split(limbs, words, degree, s.LogDelta)
+			smalls(random)
+			uniform(residues)(true)
+		}, Run: func() { f.addMessageAny(residues, limbs, small, c.Width) }},
+		{Name: "encryption of a chunk", Prepare: func(random bool) {
+			seeds(random)
+			masked(random)
+			var err error
+			e, err = NewSumKeyEncryptor(s, testDigest, seed, noise)
+			fail(err)
+		}, Run: func() { fail(e.Encrypt(frame, h, words)) }},
+		{Name: "residual check of a sum", Prepare: func(random bool) {
+			masked(random)
+			smalls(random)
+			c.split(limbs, words, degree, s.LogDelta)
+			for j := range sums {
+				clear(sums[j])
+				c.fields[j].addMessage(sums[j], limbs, small, c.Width)
+			}
+		}, Run: func() {
+			if !c.join(words, sums, degree, s.LogDelta, s.NoiseBound(1)) {
+				t.Fatal("the noise is within the bound")
+			}
+		}},
+		{Name: "decryption of a chunk", Prepare: func(random bool) {
+			seeds(random)
+			masked(random)
+			var err error
+			e, err = NewSumKeyEncryptor(s, testDigest, seed, noise)
+			fail(err)
+			fail(e.Encrypt(frame, h, words))
+			acc.Reset(h)
+			fail(acc.Add(frame, 1))
+			frame = acc.Append(frame[:0])
+			secret, err := SumSecrets(s.Preset, testDigest, []Seed{seed})
+			fail(err)
+			d, err = NewDecryptor(s, testDigest, secret, 1, 1)
+			fail(err)
+		}, Run: func() { fail(d.Decrypt(words, frame, h)) }},
+	}
+	results, table := timing.Run(n, cases)
+	if len(results) != len(cases) {
+		t.Errorf("%d of %d cases were measured", len(results), len(cases))
+	}
+	t.Logf("n4096-q102, sum-key, fixed inputs against random ones; kernels: %v\n%s", kernel.Available, table)
+}
