@@ -99,6 +99,7 @@ def upload(file: Path, values: int, folder: Path) -> Row:
             "billion",
             ([("flat", (values,))], np.memmap(file, np.float32, "r", shape=(values,))),
             rounds=1,
+            value_range=1.0,
             weight_cap=1,
         )
         process = spawn.Process(

@@ -52,6 +52,8 @@ def shares(top: str) -> dict[str, float]:
             name = kind(found[3])
             seconds[name] = seconds.get(name, 0) + float(found[1]) * scale[found[2]]
     total = sum(seconds.values())
+    if total == 0:
+        raise SystemExit("no samples: the work was too short, give more --runs")
     ordered = sorted(seconds.items(), key=lambda item: -item[1])
     return {name: s / total for name, s in ordered if s > 0}
 
