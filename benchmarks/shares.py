@@ -25,9 +25,12 @@ KINDS = (
     ("product with the key", r"(?i)multiply|product|MRed|expander"),
     ("sampler", r"(?i)gauss|sampler"),
     ("tag", r"cryptflow/go/tag\."),
-    ("packing", r"(?i)pack|frame\."),
+    ("packing", r"(?i)pack|frame\.|encoding/binary|Endian"),
     ("modular sum", r"(?i)fold\.|reduce"),
-    ("message", r"(?i)message|split|join|excess|garner|difference|balanced|field"),
+    (
+        "message",
+        r"(?i)message|Decrypt|Encrypt|write|\.below|split|join|excess|garner|difference|balanced|field",
+    ),
     ("encoding", r"(?i)encoding\.|stochastic|lanes|nearest"),
     ("runtime, copies", r"runtime\.|memmove|memclr|syscall|sync"),
 )
