@@ -17,6 +17,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 Row = dict[str, Any]
 
+#: Mean number of running processes in the minute before the measurement.
+LOAD = os.getloadavg()[0]
+
 
 def go(*arguments: str) -> str:
     """Run a go command in the repository and return what it prints."""
@@ -47,6 +50,7 @@ def machine() -> dict[str, Any]:
         "cores": cores(),
         "memory_bytes": memory,
         "system": platform.platform(),
+        "load_before": LOAD,
     }
 
 

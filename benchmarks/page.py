@@ -51,10 +51,12 @@ def made(result: Row) -> str:
     """Say where and how a result was measured."""
     m, versions = result["machine"], result["versions"]
     found = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
+    load = m.get("load_before", 0.0)
+    busy = f" **Measured beside other work (load {load:.1f}).**" if load > 0.7 else ""
     return (
         f"`{result['command']}`, {result['measured'][:10]}, {m['processor']}, "
         f"{m['cores']} cores, {m['memory_bytes'] / (1 << 30):.0f} GiB, "
-        f"{m['system']}; {found}."
+        f"{m['system']}; {found}.{busy}"
     )
 
 
