@@ -51,8 +51,13 @@ def made(result: Row) -> str:
     """Say where and how a result was measured."""
     m, versions = result["machine"], result["versions"]
     found = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
-    load = m.get("load_before", 0.0)
-    busy = f" **Measured beside other work (load {load:.1f}).**" if load > 0.7 else ""
+    load = m.get("load_before")
+    if load is None:
+        busy = " **Preliminary: how busy the machine was is not recorded.**"
+    elif load > 0.7:
+        busy = f" **Preliminary: measured beside other work (load {load:.1f}).**"
+    else:
+        busy = ""
     return (
         f"`{result['command']}`, {result['measured'][:10]}, {m['processor']}, "
         f"{m['cores']} cores, {m['memory_bytes'] / (1 << 30):.0f} GiB, "
