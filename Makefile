@@ -7,10 +7,10 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-round study study-page proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page proto fmt clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 ci: lint test race cgocheck ## what continuous integration runs
 
@@ -83,9 +83,23 @@ MIB ?= 512
 memory: ## the aggregator's memory with contributions of MIB mebibytes
 	CRYPTFLOW_MEMORY_MIB=$(MIB) $(GO) test ./go/faults -run Memory -count 1 -timeout 1h -v
 
-bench: build ## measure the core beside its peers into benchmarks/results/core.json
+bench: build-bench ## measure the core beside its peers into benchmarks/results/core.json
+	$(BIN)/python benchmarks/core.py $(if $(OPENFHE_PYTHON),--openfhe-python $(OPENFHE_PYTHON))
+
+bench-models: build ## the models of the FedML-HE table: benchmarks/results/models.json
+	$(BIN)/python benchmarks/models.py
+
+bench-billion: build ## a billion mapped values, encrypted and uploaded in flat memory; FOLDER has 16 GB
+	$(BIN)/python benchmarks/billion.py $(if $(FOLDER),--folder $(FOLDER))
+
+bench-shares: build ## where the core's time goes, from profiles: benchmarks/results/shares.json
+	$(BIN)/python benchmarks/shares.py
+
+bench-page: build-bench ## docs/benchmarks.md and its pictures from benchmarks/results/
+	$(BIN)/python benchmarks/page.py
+
+build-bench: build
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[bench]'
-	$(BIN)/python benchmarks/core.py
 
 bench-round: build ## whole rounds between processes, beside numpy over TCP: benchmarks/results/round.json
 	$(BIN)/python benchmarks/round.py

@@ -387,14 +387,18 @@ func TestWarmSealAllocatesNothingPerChunk(t *testing.T) {
 			t.Fatal(err)
 		}
 		allocations := func(to int) float64 {
-			return testing.AllocsPerRun(3, func() {
+			return testing.AllocsPerRun(1, func() {
 				if err := s.Seal(t.Context(), 0, to, func(int, []byte) error { return nil }); err != nil {
 					t.Fatal(err)
 				}
 			})
 		}
-		few, many := allocations(2), allocations(12)
-		if many > few+4 { // goroutines and their contexts vary by a few
+		// The runtime allocates now and then for itself: the least counts.
+		few, many := math.Inf(1), math.Inf(1)
+		for range 8 {
+			few, many = min(few, allocations(2)), min(many, allocations(12))
+		}
+		if many > few {
 			t.Errorf("%v allocations for 2 chunks, %v for 12", few, many)
 		}
 	})
