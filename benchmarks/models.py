@@ -27,37 +27,33 @@ class Published(NamedTuple):
 
     Attributes
     ----------
-    seconds : float
-        "HE Time", of all clients and the server.
-    size : float
-        "Ciphertext", bytes of one client.
-    confirmed : bool
-        Whether the figures were compared with a second account of the paper;
-        the others were only checked against the table's own ratios and
-        against 266 KB for each 4,096 parameters.
+    seconds : float or None
+        "HE Time", of all clients and the server; None where the figure could
+        not be compared with a second account of the paper.
+    size : float or None
+        "Ciphertext", bytes of one client; None likewise.
     """
 
     model: str
     parameters: int
-    seconds: float
-    size: float
-    confirmed: bool = False
+    seconds: float | None = None
+    size: float | None = None
 
 
 TABLE = (
-    Published("Linear Model", 101, 0.216, 266.00 * KB),
-    Published("TimeSeries Transformer", 5_609, 2.792, 532.00 * KB),
-    Published("MLP (2 FC)", 79_510, 0.586, 5.20 * MB),
-    Published("LeNet", 88_648, 0.619, 5.97 * MB),
-    Published("RNN (2 LSTM + 1 FC)", 822_570, 1.195, 52.47 * MB),
-    Published("CNN (2 Conv + 2 FC)", 1_663_370, 2.456, 103.15 * MB, True),
-    Published("MobileNet", 3_315_428, 9.481, 210.41 * MB),
-    Published("ResNet-18", 12_556_426, 19.950, 796.70 * MB),
-    Published("ResNet-34", 21_797_672, 37.555, 1.35 * GB),
-    Published("ResNet-50", 25_557_032, 46.672, 1.58 * GB, True),
-    Published("GroupViT", 55_726_609, 86.098, 3.45 * GB),
-    Published("Vision Transformer", 86_389_248, 112.504, 5.35 * GB, True),
-    Published("BERT", 109_482_240, 136.914, 6.78 * GB, True),
+    Published("Linear Model", 101),
+    Published("TimeSeries Transformer", 5_609),
+    Published("MLP (2 FC)", 79_510),
+    Published("LeNet", 88_648),
+    Published("RNN (2 LSTM + 1 FC)", 822_570),
+    Published("CNN (2 Conv + 2 FC)", 1_663_370, 2.456, 103.15 * MB),
+    Published("MobileNet", 3_315_428),
+    Published("ResNet-18", 12_556_426),
+    Published("ResNet-34", 21_797_672),
+    Published("ResNet-50", 25_557_032, 46.672, 1.58 * GB),
+    Published("GroupViT", 55_726_609),
+    Published("Vision Transformer", 86_389_248, 112.504, 5.35 * GB),
+    Published("BERT", 109_482_240, 136.914, 6.78 * GB),
 )
 
 CLIENTS = 3
@@ -99,7 +95,6 @@ def line(published: Published, rows: list[Row], threads: int) -> Row:
         "published": {
             "seconds": published.seconds,
             "bytes": published.size,
-            "confirmed": published.confirmed,
         },
     }
 
@@ -110,15 +105,15 @@ def text(lines: list[Row]) -> str:
     out: list[tuple[str, ...]] = [head]
     for x in lines:
         theirs = x["published"]
-        mark = "" if theirs["confirmed"] else "*"
+        known = theirs["seconds"] is not None
         out.append(
             (
                 x["model"],
                 f"{x['parameters']:,}",
                 *(f"{x['seconds'][w]:.2g}" for w in WORK),
-                f"{theirs['seconds']:.3f}{mark}",
+                f"{theirs['seconds']:.3f}" if known else "n/a",
                 size(x["bytes"]),
-                f"{size(theirs['bytes'])}{mark}",
+                size(theirs["bytes"]) if known else "n/a",
             )
         )
     return aligned(out, 1)

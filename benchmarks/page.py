@@ -197,7 +197,7 @@ def models(result: Row) -> Lines:
         if x["threads"] != 1:
             continue
         theirs, s = x["published"], x["seconds"]
-        mark = "" if theirs["confirmed"] else " *"
+        known = theirs["seconds"] is not None
         total = x["all_clients_seconds"]
         body.append(
             [
@@ -205,10 +205,10 @@ def models(result: Row) -> Lines:
                 f"{x['parameters']:,}",
                 *(milliseconds(s[w]) for w in WORK),
                 milliseconds(total),
-                f"{theirs['seconds']:.3f}{mark}",
-                f"{theirs['seconds'] / total:.0f}",
+                f"{theirs['seconds']:.3f}" if known else "n/a",
+                f"{theirs['seconds'] / total:.0f}" if known else "n/a",
                 size(x["bytes"]),
-                f"{size(theirs['bytes'])}{mark}",
+                size(theirs["bytes"]) if known else "n/a",
             ]
         )
     head = ["model", "parameters", *(f"{w}, ms" for w in WORK), "all, ms"]
@@ -230,9 +230,8 @@ def models(result: Row) -> Lines:
         "",
         *markdown(head, body, 1),
         "",
-        "\\* Checked against the table's own ratios and 266 KB for each 4,096 "
-        "parameters only; figures without the mark also against a second account "
-        "of the paper.",
+        "n/a: not shown, because the figure could not be compared with a second "
+        "account of the paper.",
         "",
     ]
 
