@@ -103,7 +103,11 @@ func FuzzCData(f *testing.F) {
 		for bit, change := range []func(){
 			func() { x.array.buffers = nil },
 			func() { x.array.buffers[1] = nil },
-			func() { x.array.buffers[1] = unsafe.Add(x.array.buffers[1], 1) },
+			func() {
+				if x.array.buffers[1] != nil {
+					x.array.buffers[1] = unsafe.Add(x.array.buffers[1], 1)
+				}
+			},
 			func() { x.array.dictionary = anywhere },
 			func() { x.array.release = nil },
 			func() { x.schema.release = nil },
