@@ -30,29 +30,29 @@ func TestTimingOfSecrets(t *testing.T) {
 		}
 	}
 	degree, f := c.N(), &c.fields[0]
-	bytes := make([]byte, 8*degree)
+	// Random inputs are drawn for both classes; what is copied to where Run
+	// reads it differs by its bytes alone.
+	bytes, drawn, zeros := make([]byte, 8*degree), make([]byte, 8*degree), make([]byte, 8*degree)
 	fillBytes := func(random bool) {
-		for i := range bytes {
-			if bytes[i] = byte(rng.Uint32()); !random {
-				bytes[i] = 0
-			}
+		for i := range drawn {
+			drawn[i] = byte(rng.Uint32())
 		}
+		put(bytes, drawn, zeros, random)
 	}
-	small, residues := make([]int32, degree), make([]uint64, degree)
+	small, smallDrawn, smallZeros := make([]int32, degree), make([]int32, degree), make([]int32, degree)
 	smalls := func(random bool) {
 		for i := range small {
-			if small[i] = int32(rng.IntN(2*largest+1)) - int32(largest); !random {
-				small[i] = 0
-			}
+			smallDrawn[i] = int32(rng.IntN(2*largest+1)) - int32(largest)
 		}
+		put(small, smallDrawn, smallZeros, random)
 	}
+	residues, wide, wideZeros := make([]uint64, degree), make([]uint64, degree), make([]uint64, degree)
 	uniform := func(dst []uint64) func(bool) {
 		return func(random bool) {
 			for i := range dst {
-				if dst[i] = rng.Uint64N(f.q); !random {
-					dst[i] = 0
-				}
+				wide[i] = rng.Uint64N(f.q)
 			}
+			put(dst, wide, wideZeros, random)
 		}
 	}
 	var seed, noise Seed
@@ -71,10 +71,9 @@ func TestTimingOfSecrets(t *testing.T) {
 	masked := func(random bool) {
 		for w := range words {
 			for i := range words[w] {
-				if words[w][i] = rng.Uint64() >> (64 - max(0, min(64, s.Lanes*s.LaneWidth()-64*w))); !random {
-					words[w][i] = 0
-				}
+				wide[i] = rng.Uint64() >> (64 - max(0, min(64, s.Lanes*s.LaneWidth()-64*w)))
 			}
+			put(words[w], wide, wideZeros, random)
 		}
 	}
 	h := wholeHeader(s, 1)
@@ -148,4 +147,10 @@ func TestTimingOfSecrets(t *testing.T) {
 		t.Errorf("%d of %d cases were measured", len(results), len(cases))
 	}
 	t.Logf("n4096-q102, sum-key, fixed inputs against random ones; kernels: %v\n%s", kernel.Available, table)
+}
+
+// put copies one of two inputs to dst.
+func put[T any](dst, random, fixed []T, isRandom bool) {
+	from := [2][]T{fixed, random}
+	copy(dst, from[b2i(isRandom)])
 }

@@ -33,14 +33,17 @@ func TestTimingOfValues(t *testing.T) {
 	l, even := lanes(stochastic), lanes(nearest)
 	q, qEven := l.quantiser(&l.tensors[0], 0.5), even.quantiser(&even.tensors[0], 0.5)
 	// The second class are ordinary values, the first those of kind.
+	drawn := [2][]float32{make([]float32, count), make([]float32, count)}
 	against := func(kind func() float32) func(bool) {
 		return func(random bool) {
 			for i := range values {
-				special, ordinary := kind(), float32(rng.NormFloat64()*0.2)
-				if values[i] = ordinary; !random {
-					values[i] = special
-				}
+				drawn[0][i], drawn[1][i] = kind(), float32(rng.NormFloat64()*0.2)
 			}
+			class := 0
+			if random {
+				class = 1
+			}
+			copy(values, drawn[class])
 			for i := range rho {
 				rho[i] = byte(rng.Uint32())
 			}

@@ -29,13 +29,20 @@ func TestTimingOfTags(t *testing.T) {
 		}
 		h = tag.New(k, degree, 2, lanes, width)
 	}
+	drawn := [2][2][]uint64{} // by class: zeros, random
+	for class := range drawn {
+		drawn[class] = [2][]uint64{make([]uint64, degree), make([]uint64, degree)}
+	}
 	values := func(random bool) {
 		for i := range degree {
-			words[0][i], words[1][i] = rng.Uint64(), rng.Uint64()>>(128-lanes*width)
-			if !random {
-				words[0][i], words[1][i] = 0, 0
-			}
+			drawn[1][0][i], drawn[1][1][i] = rng.Uint64(), rng.Uint64()>>(128-lanes*width)
 		}
+		class := 0
+		if random {
+			class = 1
+		}
+		copy(words[0], drawn[class][0])
+		copy(words[1], drawn[class][1])
 	}
 	key(false)
 	fixed := h

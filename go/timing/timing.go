@@ -8,8 +8,9 @@
 // # Security
 //
 // A large |t| shows a difference. A small one shows that so many measurements
-// on this machine did not find any; it proves nothing. What code may do with
-// secrets is stated where the code is.
+// on this machine did not find any; it proves nothing. On a busy machine equal
+// functions reach 10 now and then: a difference is one that comes again. What
+// code may do with secrets is stated where the code is.
 package timing
 
 import (
