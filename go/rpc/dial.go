@@ -31,7 +31,7 @@ func Dial(address string, c *identity.Credentials, service identity.Role, patien
 		return nil, fmt.Errorf("the %s's address is missing: %w", service, errs.ErrConfig)
 	}
 	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(c.Client(service))),
+		grpc.WithTransportCredentials(gathering{credentials.NewTLS(c.Client(service))}),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(retry, patient)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},

@@ -62,7 +62,7 @@ type Observer func(method, code string, took time.Duration)
 func NewServer(c *identity.Credentials, table identity.Table, log *slog.Logger, observe Observer) *grpc.Server {
 	g := gate{table: table, log: log, observe: observe}
 	return grpc.NewServer(
-		grpc.Creds(noted{credentials.NewTLS(c.Server()), log}),
+		grpc.Creds(noted{gathering{credentials.NewTLS(c.Server())}, log}),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(maxReply),
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(4*window),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
