@@ -14,6 +14,8 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/ipc"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	flatbuffers "github.com/google/flatbuffers/go"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 )
@@ -21,11 +23,40 @@ import (
 // recorder keeps what would have been sent.
 type recorder []*flight.FlightData
 
-func (r *recorder) Send(d *flight.FlightData) error {
-	*r = append(*r, &flight.FlightData{
-		FlightDescriptor: d.FlightDescriptor, DataHeader: bytes.Clone(d.DataHeader),
-		DataBody: bytes.Clone(d.DataBody), AppMetadata: bytes.Clone(d.AppMetadata),
-	})
+// SendMsg reads with protobuf what the codec wrote.
+func (r *recorder) SendMsg(m any) error {
+	b, err := encoding.GetCodecV2("proto").Marshal(m)
+	if err != nil {
+		return err
+	}
+	defer b.Free()
+	d := &flight.FlightData{}
+	*r = append(*r, d)
+	return proto.Unmarshal(b.Materialize(), d)
+}
+
+// arrowWriter sends what Arrow's own writer makes.
+type arrowWriter struct {
+	to         *recorder
+	descriptor *flight.FlightDescriptor // of the next message only
+}
+
+func (w *arrowWriter) Start() error { return nil }
+func (w *arrowWriter) Close() error { return nil }
+
+func (w *arrowWriter) WritePayload(p ipc.Payload) error {
+	header := p.Meta()
+	defer header.Release()
+	var body bytes.Buffer
+	if err := p.SerializeBody(&body); err != nil {
+		return err
+	}
+	d := &flight.FlightData{FlightDescriptor: w.descriptor, DataHeader: bytes.Clone(header.Bytes()), DataBody: body.Bytes()}
+	if w.descriptor == nil {
+		d.AppMetadata = index(0)
+	}
+	w.descriptor = nil
+	*w.to = append(*w.to, d)
 	return nil
 }
 
@@ -64,7 +95,7 @@ func foreign(s *arrow.Schema, options ...ipc.Option) recorder {
 		}
 		columns[i] = b.NewArray()
 	}
-	to := &sender{stream: &r, descriptor: named("bad"), metadata: index(0)}
+	to := &arrowWriter{to: &r, descriptor: named("bad")}
 	w := ipc.NewWriterWithPayloadWriter(to, append(options, ipc.WithSchema(s))...)
 	if err := w.Write(array.NewRecord(s, columns, 1)); err != nil {
 		panic(err)

@@ -46,6 +46,7 @@ func PutFrames(ctx context.Context, conn grpc.ClientConnInterface, upload string
 	}()
 	to := &sender{stream: stream, descriptor: &flight.FlightDescriptor{Type: flight.DescriptorPATH, Path: []string{upload}}}
 	out := newBatcher(to, batchBytes)
+	defer out.drop()
 	out.first, out.next, out.indexed = first, first, true
 	err = frames(func(index int, frame []byte) error {
 		if index != out.next {
@@ -109,11 +110,12 @@ func GetFrames(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte
 	if err != nil {
 		return err
 	}
-	in, err := newBatches(stream, max(maxDownload, maxFrame+overhead))
+	from := &received{stream: stream}
+	defer from.close()
+	in, err := newBatches(from, max(maxDownload, maxFrame+overhead))
 	if err != nil {
 		return err
 	}
-	defer in.reader.Release()
 	for {
 		frames, _, err := in.next()
 		if err != nil || frames == nil {

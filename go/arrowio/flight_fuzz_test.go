@@ -63,7 +63,7 @@ func FuzzMessage(f *testing.F) {
 		f.Add(m.DataHeader[:len(m.DataHeader)/2], m.DataBody, false)
 	}
 	f.Fuzz(func(t *testing.T, header, body []byte, first bool) {
-		if err := checkMessage(&flight.FlightData{DataHeader: header, DataBody: body}, first); err != nil && !errors.Is(err, errs.ErrArrow) {
+		if _, err := checkMessage(&flight.FlightData{DataHeader: header, DataBody: body}, first); err != nil && !errors.Is(err, errs.ErrArrow) {
 			t.Fatalf("an error of another code: %v", err)
 		}
 	})

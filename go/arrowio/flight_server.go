@@ -129,11 +129,12 @@ func (f *frames) DoPut(stream flight.FlightService_DoPutServer) (err error) {
 }
 
 func (f *frames) put(stream flight.FlightService_DoPutServer, beat func()) error {
-	in, err := newBatches(stream, f.limits.MessageBytes)
+	from := &received{stream: stream}
+	defer from.close()
+	in, err := newBatches(from, f.limits.MessageBytes)
 	if err != nil {
 		return err
 	}
-	defer in.reader.Release()
 	d := in.checked.descriptor
 	if d == nil || d.Type != flight.DescriptorPATH || len(d.Path) != 1 || d.Path[0] == "" || len(d.Path[0]) > maxName {
 		return fmt.Errorf("the first message does not name an upload: %w", errs.ErrArrow)
@@ -172,6 +173,7 @@ func (f *frames) DoGet(t *flight.Ticket, stream flight.FlightService_DoGetServer
 	defer recovered(stream.Context(), &err)
 	return f.attend(stream.Context(), func(beat func()) error {
 		out := newBatcher(&sender{stream: stream}, f.limits.BatchBytes)
+		defer out.drop()
 		if err := f.down.Frames(stream.Context(), t.GetTicket(), func(frame []byte) error {
 			beat()
 			return out.add(frame)

@@ -69,7 +69,7 @@ func (c *Credentials) Warning(now time.Time) string {
 // own authority and domain demanded from every caller.
 func (c *Credentials) Server() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.certificate},
+		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, Certificates: []tls.Certificate{c.certificate},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.pool,
 		VerifyConnection: func(s tls.ConnectionState) error { return c.check(s, Roles()...) },
 	}
@@ -79,7 +79,7 @@ func (c *Credentials) Server() *tls.Config {
 // a peer of any other role is refused during the handshake.
 func (c *Credentials) Client(service Role) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{c.certificate},
+		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, Certificates: []tls.Certificate{c.certificate},
 		RootCAs:          c.pool,
 		VerifyConnection: func(s tls.ConnectionState) error { return c.check(s, service) },
 	}

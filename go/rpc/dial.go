@@ -7,8 +7,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/cryptflow/cryptflow/go/buffers"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
 )
@@ -29,13 +31,14 @@ func Dial(address string, c *identity.Credentials, service identity.Role, patien
 		return nil, fmt.Errorf("the %s's address is missing: %w", service, errs.ErrConfig)
 	}
 	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(c.Client(service))),
+		grpc.WithTransportCredentials(gathering{credentials.NewTLS(c.Client(service))}),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(retry, patient)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		grpc.WithWriteBufferSize(writeBuffer), experimental.WithBufferPool(buffers.Pool),
 		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(4 * window),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply), grpc.MaxCallSendMsgSize(maxReply))}, more...)...,
 	)

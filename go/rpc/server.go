@@ -10,10 +10,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/cryptflow/cryptflow/go/buffers"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
 )
@@ -29,6 +31,9 @@ const (
 	// window is what one stream may have in flight. It is static, so that a
 	// service's memory follows from the number of its streams.
 	window = 256 << 10
+	// writeBuffer is what one write of a connection takes together. A
+	// connection that is idle holds none.
+	writeBuffer = 64 << 10
 	// maxStreams bounds the calls of one connection.
 	maxStreams = 64
 )
@@ -57,11 +62,12 @@ type Observer func(method, code string, took time.Duration)
 func NewServer(c *identity.Credentials, table identity.Table, log *slog.Logger, observe Observer) *grpc.Server {
 	g := gate{table: table, log: log, observe: observe}
 	return grpc.NewServer(
-		grpc.Creds(noted{credentials.NewTLS(c.Server()), log}),
+		grpc.Creds(noted{gathering{credentials.NewTLS(c.Server())}, log}),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(maxReply),
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(4*window),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
-		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(32<<10),
+		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(writeBuffer),
+		experimental.BufferPool(buffers.Pool),
 		grpc.ConnectionTimeout(15*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
