@@ -54,10 +54,10 @@ func BenchmarkParts(b *testing.B) {
 	run("stream", func() { e.noise.fill(e.buf, 8*n, 0, 0, purposeError) })
 	run("rounding", func() { e.Rounding(0, s.ChunkValues()) })
 	run("gauss", func() { gaussian(e.small, e.buf[:8*n]) })
-	run("split", func() { e.split(e.limbs, words, n, s.LogDelta) })
+	run("split", func() { e.split(e.limbs, words, 0, n, s.LogDelta) })
 	run("message", func() {
 		for j := range e.fields {
-			e.fields[j].addMessage(e.poly, e.limbs, e.small, e.Width)
+			e.fields[j].addMessage(e.poly, words, e.limbs, e.small, s.LogDelta, e.Width)
 		}
 	})
 	run("pack", func() {

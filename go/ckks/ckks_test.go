@@ -201,7 +201,7 @@ func TestMessageArithmeticEqualsBigIntegers(t *testing.T) {
 		for i := range e {
 			e[i] = rng.Int32N(2*int32(largest)+1) - int32(largest)
 		}
-		c.split(limbs, m, n, s.LogDelta)
+		c.split(limbs, m, 0, n, s.LogDelta)
 		for j := range c.fields {
 			f := &c.fields[j]
 			q := new(big.Int).SetUint64(f.q)
@@ -212,7 +212,7 @@ func TestMessageArithmeticEqualsBigIntegers(t *testing.T) {
 				}
 			}
 			fast, any := append([]uint64(nil), start...), append([]uint64(nil), start...)
-			f.addMessage(fast, limbs, e, p.Width)
+			f.addMessage(fast, m, limbs, e, s.LogDelta, p.Width)
 			f.addMessageAny(any, limbs, e, p.Width)
 			for i := range start {
 				v := scaled(m, i, s.LogDelta)

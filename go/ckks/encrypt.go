@@ -119,7 +119,7 @@ func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error 
 		return fmt.Errorf("encrypting a frame of %d bytes into %d: %w", h.Size(), len(dst), errs.ErrInternal)
 	}
 	n := int(h.Coefficients)
-	e.split(e.limbs, words, n, e.scheme.LogDelta)
+	e.split(e.limbs, words, e.whole(n, e.scheme.LogDelta), n, e.scheme.LogDelta)
 	h.Append(dst[:0])
 	body := dst[frame.HeaderSize:]
 	if e.scheme.Mode == params.SumKey {
@@ -127,7 +127,7 @@ func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error 
 		for j := range e.fields {
 			f := &e.fields[j]
 			e.public.multiply(e.poly, &e.secret[j], h.Chunk, j, f, e.Width)
-			body = e.write(body, f, n, true)
+			body = e.write(body, f, n, words)
 		}
 		return nil
 	}
@@ -139,23 +139,23 @@ func (e *Encryptor) Encrypt(dst []byte, h frame.Header, words [][]uint64) error 
 	for j := range e.fields {
 		f := &e.fields[j]
 		f.product(e.poly, e.b[j], e.u[j])
-		body = e.write(body, f, n, true)
+		body = e.write(body, f, n, words)
 	}
 	gaussian(e.small, e.noise.fill(e.buf, 8*e.N(), h.Chunk, 0, purposeError1))
 	for j := range e.fields {
 		f := &e.fields[j]
 		f.product(e.poly, e.a[j], e.u[j])
-		body = e.write(body, f, e.N(), false)
+		body = e.write(body, f, e.N(), nil)
 	}
 	return nil
 }
 
-// write brings poly to coefficients, adds the error and, if asked, the
-// message, and packs the first n residues.
-func (e *Encryptor) write(body []byte, f *field, n int, message bool) []byte {
+// write brings poly to coefficients, adds the error and the message in words,
+// if there is one, and packs the first n residues.
+func (e *Encryptor) write(body []byte, f *field, n int, words [][]uint64) []byte {
 	f.inverse(e.poly)
-	if message {
-		f.addMessage(e.poly[:n], e.limbs, e.small, e.Width)
+	if words != nil {
+		f.addMessage(e.poly[:n], words, e.limbs, e.small, e.scheme.LogDelta, e.Width)
 	} else {
 		for i, v := range e.poly[:n] {
 			v += uint64(int64(e.small[i]) + int64(f.q))

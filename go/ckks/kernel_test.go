@@ -157,3 +157,84 @@ func TestTheFastProductIsThePortableOne(t *testing.T) {
 		}
 	}
 }
+
+// TestTheFastJoinIsThePortableOne, with remainders on both sides of the bound
+// and sums that wrap modulo Q.
+func TestTheFastJoinIsThePortableOne(t *testing.T) {
+	rng := mrand.New(mrand.NewPCG(12, 13))
+	for _, p := range params.Presets() {
+		c, err := contextOf(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.fields) != 2 {
+			continue
+		}
+		if kernel.Available && c.fields[1].join == nil {
+			t.Fatalf("%s has no fast join", p.Name)
+		}
+		plain := *c
+		plain.fields = slices.Clone(c.fields)
+		plain.fields[1].join = nil
+		for _, logDelta := range []int{1, 12, 20, 37, p.Width} {
+			for _, bound := range []uint64{1, 1 << (logDelta - 1), 1<<(logDelta-1) - 1, 1 << max(logDelta-2, 0)} {
+				for _, n := range []int{1, 4, 7, 256} {
+					residues := [2][]uint64{make([]uint64, n), make([]uint64, n)}
+					for j := range residues {
+						for i := range residues[j] {
+							q := c.fields[j].q
+							if residues[j][i] = rng.Uint64N(q); rng.IntN(4) == 0 {
+								residues[j][i] = []uint64{0, 1, q - 1, q / 2}[rng.IntN(4)]
+							}
+						}
+					}
+					// Half of the time one small number under both primes: the
+					// remainder decides then.
+					if rng.IntN(2) == 0 {
+						for i := range n {
+							e := int64(rng.Uint64N(2*bound+3)) - int64(bound+1)
+							for j := range residues {
+								residues[j][i] = uint64((e%int64(c.fields[j].q) + int64(c.fields[j].q)) % int64(c.fields[j].q))
+							}
+						}
+					}
+					join := func(c *context) ([][]uint64, bool) {
+						words := [][]uint64{make([]uint64, n), make([]uint64, n)}
+						ok := c.join(words, [][]uint64{slices.Clone(residues[0]), slices.Clone(residues[1])}, n, logDelta, bound)
+						return words, ok
+					}
+					got, ok := join(c)
+					want, wantOK := join(&plain)
+					if ok != wantOK || !slices.Equal(got[0], want[0]) || !slices.Equal(got[1], want[1]) {
+						t.Fatalf("%s, log Δ %d, bound %d, %d coefficients: %v, want %v", p.Name, logDelta, bound, n, ok, wantOK)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestTheFastKeystreamIsThePortableOne in every purpose and at odd lengths.
+func TestTheFastKeystreamIsThePortableOne(t *testing.T) {
+	for _, size := range []int{16, 32} {
+		key := make([]byte, size)
+		if _, err := rand.Read(key); err != nil {
+			t.Fatal(err)
+		}
+		fast, err := newKeystream(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := newPlainKeystream(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{0, 1, 16, 255, 256, 8 << 10, 8<<10 + 12} {
+			got := fast.fill(make([]byte, n+tail), n, 7, 1<<31, purposeRounding)
+			want := plain.fill(make([]byte, n+tail), n, 7, 1<<31, purposeRounding)
+			if !slices.Equal(got, want) {
+				t.Fatalf("%d bytes under a key of %d differ", n, size)
+			}
+		}
+	}
+}

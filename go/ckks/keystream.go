@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/kernel"
 )
 
 // Purposes separate the keystreams of one key. They are part of the wire
@@ -41,16 +42,26 @@ func derive(tag string, parts ...[]byte) (key [32]byte) {
 }
 
 // keystream is AES in counter mode with the counter blocks of AES-GCM: block
-// i is nonce(12) ‖ be32(i+2). GCM's Seal over zeros yields those bytes without
-// the allocations of a stream; its tag is thrown away. One goroutine uses a
+// i is nonce(12) ‖ be32(i+2). Where there is no kernel, GCM's Seal over zeros
+// yields those bytes without the allocations of a stream; its tag is thrown
+// away. One goroutine uses a
 // keystream at a time.
 type keystream struct {
+	fast  *kernel.Counter // nil: aead
 	aead  cipher.AEAD
 	nonce [12]byte
 }
 
 // newKeystream takes a key of 16 or 32 bytes.
 func newKeystream(key []byte) (*keystream, error) {
+	if c := kernel.NewCounter(key); c != nil {
+		return &keystream{fast: c}, nil
+	}
+	return newPlainKeystream(key)
+}
+
+// newPlainKeystream is the portable form.
+func newPlainKeystream(key []byte) (*keystream, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, fmt.Errorf("keystream: %v: %w", err, errs.ErrInternal)
@@ -73,6 +84,10 @@ func (k *keystream) fill(buf []byte, n int, chunk, index, purpose uint32) []byte
 	binary.LittleEndian.PutUint32(k.nonce[4:], index)
 	binary.LittleEndian.PutUint32(k.nonce[8:], purpose)
 	in := buf[:n]
+	if k.fast != nil {
+		k.fast.Fill(in, &k.nonce)
+		return in
+	}
 	clear(in)
 	return k.aead.Seal(in[:0], k.nonce[:], in, nil)[:n]
 }

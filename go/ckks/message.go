@@ -6,24 +6,35 @@ import "math/bits"
 // coefficient, a plane of the next, and so on: as many as the preset has
 // primes. Its coefficients m stay below 2^(L·(β+g)), so that Δ·m < Q.
 
+// whole is how many of n coefficients addMessage takes from words directly.
+func (c *context) whole(n, logDelta int) int {
+	for j := range c.fields {
+		if len(c.fields) != 2 || c.fields[j].limb == nil || logDelta > c.Width {
+			return 0
+		}
+	}
+	return n &^ 7
+}
+
 // split writes Δ·m in base 2^Width: limbs[l][i] are bits [l·Width,
-// (l+1)·Width) of coefficient i.
-func (c *context) split(limbs, words [][]uint64, n, logDelta int) {
+// (l+1)·Width) of coefficient i, for i from the given one up to n.
+func (c *context) split(limbs, words [][]uint64, from, n, logDelta int) {
 	mask := uint64(1)<<c.Width - 1
-	for i, w := range words[0][:n] {
-		limbs[0][i] = w << logDelta & mask
+	dst := limbs[0][from:n]
+	for i, w := range words[0][from:n] {
+		dst[i] = w << logDelta & mask
 	}
 	for l := 1; l < len(limbs); l++ {
 		at := l*c.Width - logDelta
 		word, shift := at/64, at%64
-		low, dst := words[word][:n], limbs[l][:n]
+		low, dst := words[word][from:n], limbs[l][from:n]
 		if word+1 == len(words) {
 			for i, w := range low {
 				dst[i] = w >> shift & mask
 			}
 			continue
 		}
-		high := words[word+1][:n]
+		high := words[word+1][from:n]
 		for i, w := range low {
 			dst[i] = (w>>shift | high[i]<<(64-shift)) & mask
 		}
@@ -31,8 +42,9 @@ func (c *context) split(limbs, words [][]uint64, n, logDelta int) {
 }
 
 // addMessage adds message and error to c, which holds residues modulo f.q:
-// c + Σ limbs_l·2^(l·Width) + e. It uses that 2^Width ≡ f.c is small.
-func (f *field) addMessage(c []uint64, limbs [][]uint64, e []int32, width int) {
+// c + Σ limbs_l·2^(l·Width) + e. It uses that 2^Width ≡ f.c is small. Of the
+// first [context.whole] coefficients it reads words, of the rest limbs.
+func (f *field) addMessage(c []uint64, words, limbs [][]uint64, e []int32, logDelta, width int) {
 	mask := uint64(1)<<width - 1
 	e = e[:len(c)]
 	switch len(limbs) {
@@ -43,7 +55,7 @@ func (f *field) addMessage(c []uint64, limbs [][]uint64, e []int32, width int) {
 		}
 	case 2:
 		low, high := limbs[0][:len(c)], limbs[1][:len(c)]
-		done := f.limb.Message(c, high, low, e)
+		done := f.limb.Message(c, words[0], words[1], e, logDelta, width)
 		c, e, low, high = c[done:], e[done:], low[done:], high[done:]
 		for i, v := range c {
 			acc := f.shift(high[i], width, mask) + low[i]
@@ -96,16 +108,12 @@ func (c *context) join(words, residues [][]uint64, n, logDelta int, bound uint64
 func (c *context) joinTwo(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
 	q0, f, inv := c.fields[0].q, &c.fields[1], c.inverse[1][0]
 	half, mask := uint64(1)<<(logDelta-1), uint64(1)<<logDelta-1
-	r0, r1 := residues[0][:n], residues[1][:n]
-	w0, w1 := words[0][:n], words[1][:n]
-	bad := uint64(0)
-	digits := r1
-	for i := f.garner.Difference(digits, r1, r0); i < n; i++ {
-		// Primes share their bit length: r0 is below 2·q1.
-		digits[i] = f.mul(r1[i]+f.q-below(r0[i], f.q), inv)
-	}
+	done, bad := f.join.Words(words[0], words[1], residues[0][:n], residues[1][:n], logDelta, bound)
+	r0, r1 := residues[0][done:n], residues[1][done:n]
+	w0, w1 := words[0][done:n], words[1][done:n]
 	for i, v := range r0 {
-		hi, lo := bits.Mul64(digits[i], q0)
+		// Primes share their bit length: r0 is below 2·q1.
+		hi, lo := bits.Mul64(f.mul(r1[i]+f.q-below(v, f.q), inv), q0)
 		lo, carry := bits.Add64(lo, v, 0)
 		hi += carry
 		lo, carry = bits.Add64(lo, half, 0)

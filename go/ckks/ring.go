@@ -47,8 +47,8 @@ type field struct {
 	sub  *ring.SubRing
 	fast *kernel.Inverse // nil: lattigo's
 
-	limb   *kernel.One // times 2^Width; nil: portable
-	garner *kernel.One // times q_0^-1, in the second prime; nil: portable
+	limb *kernel.One  // times 2^Width; nil: portable
+	join *kernel.Join // in the second prime; nil: portable
 }
 
 // inverse does the inverse transform of p in place.
@@ -128,7 +128,7 @@ func newContext(p *params.Preset) (*context, error) {
 			inv := new(big.Int).ModInverse(new(big.Int).SetUint64(p.Primes[i]), new(big.Int).SetUint64(q))
 			c.inverse[j][i] = f.mul(inv.Uint64(), f.r2)
 			if i == 0 {
-				f.garner = kernel.NewOne(q, inv.Uint64())
+				f.join = kernel.NewJoin(p.Primes[0], q, inv.Uint64())
 			}
 		}
 		c.fields = append(c.fields, f)

@@ -93,16 +93,16 @@ func TestTimingOfSecrets(t *testing.T) {
 		{Name: "a times secret, portable", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0]; by.fast = nil }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
 		{Name: "inverse transform", Prepare: uniform(residues), Run: func() { f.inverse(residues) }},
 		{Name: "inverse transform, portable", Prepare: uniform(residues), Run: func() { f.sub.INTT(residues, residues) }},
-		{Name: "message to limbs", Prepare: masked, Run: func() { c.split(limbs, words, degree, s.LogDelta) }},
+		{Name: "message to limbs", Prepare: masked, Run: func() { c.split(limbs, words, 0, degree, s.LogDelta) }},
 		{Name: "message and error added", Prepare: func(random bool) {
 			masked(random)
-			c.split(limbs, words, degree, s.LogDelta)
+			c.split(limbs, words, 0, degree, s.LogDelta)
 			smalls(random)
 			uniform(residues)(true)
-		}, Run: func() { f.addMessage(residues, limbs, small, c.Width) }},
+		}, Run: func() { f.addMessage(residues, words, limbs, small, s.LogDelta, c.Width) }},
 		{Name: "message and error added, portable", Prepare: func(random bool) {
 			masked(random)
-			c.split(limbs, words, degree, s.LogDelta)
+			c.split(limbs, words, 0, degree, s.LogDelta)
 			smalls(random)
 			uniform(residues)(true)
 		}, Run: func() { f.addMessageAny(residues, limbs, small, c.Width) }},
@@ -116,10 +116,10 @@ func TestTimingOfSecrets(t *testing.T) {
 		{Name: "residual check of a sum", Prepare: func(random bool) {
 			masked(random)
 			smalls(random)
-			c.split(limbs, words, degree, s.LogDelta)
+			c.split(limbs, words, 0, degree, s.LogDelta)
 			for j := range sums {
 				clear(sums[j])
-				c.fields[j].addMessage(sums[j], limbs, small, c.Width)
+				c.fields[j].addMessage(sums[j], words, limbs, small, s.LogDelta, c.Width)
 			}
 		}, Run: func() {
 			if !c.join(words, sums, degree, s.LogDelta, s.NoiseBound(1)) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/kernel"
 	"github.com/cryptflow/cryptflow/go/params"
 )
 
@@ -104,6 +105,16 @@ type lanesOut struct {
 // open writes the values of whole coefficients. Bit 63 of the result is set
 // when a sum exceeds twice the offset.
 func (o *lanesOut) open(out []float32, low, high []uint64) (bad uint64) {
+	if o.lanes == 4 {
+		var done int
+		done, bad = kernel.Open(out, low, high, int(o.width), o.offset, o.scale)
+		out, low, high = out[4*done:], low[done:], high[done:]
+	}
+	return bad | o.openPlain(out, low, high)
+}
+
+// openPlain is the portable form.
+func (o *lanesOut) openPlain(out []float32, low, high []uint64) (bad uint64) {
 	down, up := o.width&63, (64-o.width)&63
 	mask, limit, offset, scale := uint64(1)<<o.width-1, uint64(2*o.offset), o.offset, o.scale
 	high = high[:len(low)]

@@ -135,6 +135,13 @@ func (l *Lanes) Scan(values []float32, first int64, factor float64, seen []Seen)
 // and returns the bits of the largest magnitude: those of NaN and infinities
 // are above those of all others.
 func count(values []float32, last uint32) (inside uint64, largest uint32) {
+	done, beyond, largest := kernel.Magnitudes(values, last)
+	rest, most := countPlain(values[done:], last)
+	return uint64(done) - beyond + rest, max(largest, most)
+}
+
+// countPlain is the portable form.
+func countPlain(values []float32, last uint32) (inside uint64, largest uint32) {
 	for _, x := range values {
 		a := math.Float32bits(x) &^ (1 << 31)
 		largest = max(largest, a)
@@ -269,6 +276,15 @@ func fill(words [][]uint64, steps []uint32, from int, s *params.Scheme) {
 // from the last on.
 func fillTwo(low, high []uint64, steps []uint32, lanes int, width uint) {
 	high = high[:len(low)]
+	if lanes == 4 {
+		done := kernel.Fill(low, high, steps, int(width))
+		low, high, steps = low[done:], high[done:], steps[4*done:]
+	}
+	fillPlain(low, high, steps, lanes, width)
+}
+
+// fillPlain is the portable form.
+func fillPlain(low, high []uint64, steps []uint32, lanes int, width uint) {
 	up, down := width&63, (64-width)&63
 	if lanes == 4 {
 		for i := range low {

@@ -140,6 +140,9 @@ func (a *Accumulator) accumulate(body []byte, w uint64, lastC, lastJ int) (c, j 
 // addBlock adds w times the residues of one block. It goes through the whole
 // block whatever it holds.
 func (a *Accumulator) addBlock(sum []uint64, src []byte, q, w uint64) bool {
+	if w == 1 {
+		return frame.UnpackAdd(sum, src, a.preset.Width, q)
+	}
 	ok := true
 	step := frame.BlockSize(run, a.preset.Width)
 	for len(sum) > 0 {
@@ -150,14 +153,8 @@ func (a *Accumulator) addBlock(sum []uint64, src []byte, q, w uint64) bool {
 		block := a.block[:n]
 		ok = frame.Unpack(block, src[:step], a.preset.Width, q) && ok
 		s := sum[:n]
-		if w == 1 {
-			for i, v := range block {
-				s[i] += v
-			}
-		} else {
-			for i, v := range block {
-				s[i] += v * w
-			}
+		for i, v := range block {
+			s[i] += v * w
 		}
 		sum, src = sum[n:], src[step:]
 	}

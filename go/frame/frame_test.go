@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -339,4 +340,38 @@ func FuzzCheck(f *testing.F) {
 			t.Fatal("two byte strings for one ciphertext")
 		}
 	})
+}
+
+// TestAddingIsUnpackingAndAdding for every width and length around a turn,
+// also with a residue that is too large.
+func TestAddingIsUnpackingAndAdding(t *testing.T) {
+	rng := rand.New(rand.NewPCG(31, 1))
+	for width := 20; width <= 57; width++ {
+		q := uint64(1)<<width - 19
+		for _, n := range []int{0, 1, 7, 8, 9, 63, 64, 65, 136, 200} {
+			for _, spoil := range []bool{false, true} {
+				residues, sum := make([]uint64, n), make([]uint64, n)
+				for i := range residues {
+					residues[i], sum[i] = rng.Uint64N(q), rng.Uint64()
+				}
+				if spoil && n > 0 {
+					residues[rng.IntN(n)] = q + rng.Uint64N(19)
+				}
+				packed := make([]byte, frame.BlockSize(n, width))
+				frame.Pack(packed, residues, width)
+				got := slices.Clone(sum)
+				if ok := frame.UnpackAdd(got, packed, width, q); ok == (spoil && n > 0) {
+					t.Fatalf("%d residues of %d bits: %v", n, width, ok)
+				}
+				for i, v := range residues {
+					if got[i] != sum[i]+v {
+						t.Fatalf("%d residues of %d bits: sum %d differs", n, width, i)
+					}
+				}
+				if frame.UnpackAdd(got, append(packed, 0), width, q) {
+					t.Fatalf("%d residues of %d bits: a byte too many was taken", n, width)
+				}
+			}
+		}
+	}
 }

@@ -1,6 +1,10 @@
 package frame
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/cryptflow/cryptflow/go/kernel"
+)
 
 // BlockSize is the length of n residues of the given width: n·width bits,
 // filled up to a byte.
@@ -34,7 +38,8 @@ func Unpack(dst []uint64, src []byte, width int, q uint64) bool {
 	if len(src) != BlockSize(len(dst), width) {
 		return false
 	}
-	bad := uint64(0)
+	done, bad := kernel.Unpack(dst, src, width, q, false)
+	dst, src = dst[done:], src[done/8*width:]
 	switch width {
 	case 51:
 		for len(dst) >= 8 {
@@ -49,6 +54,28 @@ func Unpack(dst []uint64, src []byte, width int, q uint64) bool {
 	}
 	bad |= unpackAny(dst, src, width, q)
 	return bad>>63 == 0
+}
+
+// UnpackAdd adds the residues packed in src to sum; it is [Unpack] otherwise.
+// Sums are modulo 2^64.
+func UnpackAdd(sum []uint64, src []byte, width int, q uint64) bool {
+	if len(src) != BlockSize(len(sum), width) {
+		return false
+	}
+	done, bad := kernel.Unpack(sum, src, width, q, true)
+	sum, src = sum[done:], src[done/8*width:]
+	var run [64]uint64
+	ok := true
+	for len(sum) > 0 {
+		n := min(len(run), len(sum))
+		size := BlockSize(n, width)
+		ok = Unpack(run[:n], src[:size], width, q) && ok
+		for i, v := range run[:n] {
+			sum[i] += v
+		}
+		sum, src = sum[n:], src[size:]
+	}
+	return ok && bad>>63 == 0
 }
 
 // packAny is the plain form for every width up to 57: a byte at a time.

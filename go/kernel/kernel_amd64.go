@@ -1,13 +1,18 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"math"
 
+	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/sys/cpu"
 )
 
 // Available reports whether this processor runs the kernels.
 var Available = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+
+// HasCounter reports whether this processor has vector AES instructions.
+var HasCounter = Available && cpuid.CPU.Supports(cpuid.VAES, cpuid.AESNI)
 
 // Thresholds is the size of the sampler's table.
 const Thresholds = 40
@@ -46,28 +51,136 @@ func (f *Factors) Multiply(dst []uint64, words []byte, mask uint64) bool {
 	return multiply8(&dst[0], &words[0], &f.pairs[0], &f.constants[0], mask, f.n/8)>>63 == 0
 }
 
-// Message adds high·factor + low + e to the first residues of c, eight at a
-// time, and returns how many. Limbs are at most 2^51.
-func (o *One) Message(c, high, low []uint64, e []int32) int {
+// Message adds messages of two words, times 2^logDelta, and errors to the first
+// residues of c, eight at a time, and returns how many.
+func (o *One) Message(c, low, high []uint64, e []int32, logDelta, width int) int {
 	turns := len(c) / 8
-	if o == nil || turns == 0 {
+	if o == nil || turns == 0 || logDelta > width {
 		return 0
 	}
-	high, low, e = high[:len(c)], low[:len(c)], e[:len(c)]
-	message8(&c[0], &high[0], &low[0], &e[0], &o.constants[0], turns)
+	low, high, e = low[:len(c)], high[:len(c)], e[:len(c)]
+	up := uint64(width - logDelta)
+	counts := [7]uint64{uint64(logDelta), 0, up, 0, 64 - up, 0, 1<<width - 1}
+	message8(&c[0], &low[0], &high[0], &e[0], &o.constants[0], &counts[0], turns)
 	return 8 * turns
 }
 
-// Difference writes (a − b)·factor to dst for residues a and b below 2q, eight
-// at a time, and returns how many.
-func (o *One) Difference(dst, a, b []uint64) int {
+// Words writes the words of the first plaintexts with residues a modulo q0 and
+// b modulo q1, four at a time, and returns how many, and a word whose bit 63
+// is set when a remainder is beyond the bound.
+func (j *Join) Words(low, high, a, b []uint64, logDelta int, bound uint64) (done int, bad uint64) {
+	turns := len(a) / 4
+	if j == nil || turns == 0 || logDelta < 1 || logDelta > j.width || bound >= 1<<j.width {
+		return 0, 0
+	}
+	low, high, b = low[:len(a)], high[:len(a)], b[:len(a)]
+	half, up := uint64(1)<<(logDelta-1), uint64(j.width-logDelta)
+	var k [42]uint64
+	k[0], k[2], k[4] = uint64(logDelta), up, 64-up
+	mask := uint64(1)<<j.width - 1
+	for i, v := range [9]uint64{j.c, half + 4<<j.width, mask, 4, j.q[0] & mask, j.q[0]>>j.width | j.q[1]<<(64-j.width), 2*half - 1, half, bound} {
+		for lane := range 4 {
+			k[6+4*i+lane] = v
+		}
+	}
+	bad = join4(&low[0], &high[0], &a[0], &b[0], &j.constants[0], &k[0], turns)
+	return 4 * turns, bad
+}
+
+// turns writes whole turns of blocks, counted from the given one.
+func (c *Counter) turns(dst []byte, nonce *[12]byte, from uint32) {
+	if len(dst) == 0 {
+		return
+	}
+	var first [24]uint32
+	for half := range 2 {
+		for i := range 3 {
+			first[4*half+i] = binary.LittleEndian.Uint32(nonce[4*i:])
+			first[8+4*half+i] = 0x03020100 + 0x04040404*uint32(i)
+		}
+		first[4*half+3] = from + uint32(half)
+		first[8+4*half+3] = 0x0c0d0e0f
+		first[16+4*half+3] = 2
+	}
+	counter16(&dst[0], &c.keys[0], c.rounds, &first[0], len(dst)/256)
+}
+
+// Unpack writes the first residues that are packed in src, or with add adds
+// them to dst, eight at a time. It returns how many, and a word whose bit 63 is
+// set when one is not below q. Widths of 51 and 52 bits are taken.
+func Unpack(dst []uint64, src []byte, width int, q uint64, add bool) (done int, bad uint64) {
 	turns := len(dst) / 8
-	if o == nil || turns == 0 {
+	if !Available || turns == 0 || len(src) < turns*width {
+		return 0, 0
+	}
+	constants := [2]uint64{q - 1, 1<<width - 1}
+	switch {
+	case width == 51 && add:
+		bad = add51(&dst[0], &src[0], &constants[0], turns)
+	case width == 51:
+		bad = unpack51(&dst[0], &src[0], &constants[0], turns)
+	case width == 52 && add:
+		bad = add52(&dst[0], &src[0], &constants[0], turns)
+	case width == 52:
+		bad = unpack52(&dst[0], &src[0], &constants[0], turns)
+	default:
+		return 0, 0
+	}
+	return 8 * turns, bad
+}
+
+// Magnitudes looks at the first values, sixteen at a time. It returns how many,
+// how many of them have magnitudes with bits above last, and the largest bits.
+func Magnitudes(values []float32, last uint32) (done int, beyond uint64, largest uint32) {
+	turns := len(values) / 16
+	if !Available || turns == 0 || turns > 1<<30 {
+		return 0, 0, 0
+	}
+	var out [16]uint32
+	magnitudes16(&values[0], last, turns, &out[0])
+	for i := range 8 {
+		beyond += uint64(out[i])
+		largest = max(largest, out[8+i])
+	}
+	return 16 * turns, beyond, largest
+}
+
+// counts of shifts for four lanes of width bits: see the kernels.
+func counts(width int) (c [18]uint64) {
+	for lane := range 3 {
+		s := uint64((lane + 1) * width)
+		c[2*lane], c[6+2*lane], c[12+2*lane] = s, 64-s, s-64
+	}
+	return c
+}
+
+// Fill packs steps into coefficients of four lanes of width bits in two words,
+// four coefficients at a time, and returns how many.
+func Fill(low, high []uint64, steps []uint32, width int) int {
+	turns := len(low) / 4
+	if !Available || turns == 0 {
 		return 0
 	}
-	a, b = a[:len(dst)], b[:len(dst)]
-	difference8(&dst[0], &a[0], &b[0], &o.constants[0], turns)
-	return 8 * turns
+	high, steps = high[:len(low)], steps[:4*len(low)]
+	c := counts(width)
+	fill4(&low[0], &high[0], &steps[0], &c[0], turns)
+	return 4 * turns
+}
+
+// Open writes the values of coefficients of four lanes of width bits, at most
+// 48, in two words, four coefficients at a time: (lane − offset)·scale. It
+// returns how many coefficients, and a word whose bit 63 is set when a lane
+// exceeds twice the offset.
+func Open(out []float32, low, high []uint64, width int, offset int64, scale float64) (done int, bad uint64) {
+	turns := len(low) / 4
+	if !Available || turns == 0 || width > 48 || offset < 0 || offset > 1<<51 {
+		return 0, 0
+	}
+	high, out = high[:len(low)], out[:4*len(low)]
+	c := counts(width)
+	constants := [5]uint64{1<<width - 1, uint64(2 * offset), magic, math.Float64bits(math.Float64frombits(magic) + float64(offset)), math.Float64bits(scale)}
+	bad = open4(&out[0], &low[0], &high[0], &c[0], &constants[0], turns)
+	return 4 * turns, bad
 }
 
 // Transform does t's inverse transform in place on residues below q.

@@ -376,153 +376,191 @@ turn:
 	VZEROUPPER
 	RET
 
-// func message8(c *uint64, high *uint64, low *uint64, e *int32, q *float64, turns int)
+// func message8(c *uint64, low *uint64, high *uint64, e *int32, q *float64, counts *uint64, turns int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·message8(SB), NOSPLIT, $0-48
+TEXT ·message8(SB), NOSPLIT, $0-56
 	MOVQ         c+0(FP), AX
-	MOVQ         high+8(FP), CX
-	MOVQ         low+16(FP), DX
+	MOVQ         low+8(FP), CX
+	MOVQ         high+16(FP), DX
 	MOVQ         e+24(FP), BX
 	MOVQ         q+32(FP), SI
-	MOVQ         turns+40(FP), DI
+	MOVQ         counts+40(FP), DI
+	MOVQ         turns+48(FP), R8
+	VBROADCASTSD (SI), Y0
+	VBROADCASTSD 8(SI), Y1
+	VBROADCASTSD 16(SI), Y2
+	VBROADCASTSD 24(SI), Y3
+	VBROADCASTSD 32(SI), Y4
+	VPBROADCASTQ 48(DI), Y6
+	VXORPD       Y5, Y5, Y5
+
+turn:
+	VMOVDQU      (CX), Y9
+	VMOVDQU      (DX), Y8
+	VPSRLQ       16(DI), Y9, Y7
+	VPSLLQ       32(DI), Y8, Y8
+	VPSLLQ       (DI), Y9, Y9
+	VPOR         Y8, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPAND        Y6, Y9, Y9
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VMULPD       Y3, Y7, Y8
+	VMULPD       Y4, Y7, Y10
+	VROUNDPD     $0x08, Y10, Y10
+	VFMSUB213PD  Y8, Y3, Y7
+	VFNMADD231PD Y0, Y10, Y8
+	VADDPD       Y8, Y7, Y7
+	VPOR         Y2, Y9, Y9
+	VSUBPD       Y2, Y9, Y9
+	VADDPD       Y9, Y7, Y7
+	VMOVDQU      (AX), Y8
+	VPOR         Y2, Y8, Y8
+	VSUBPD       Y2, Y8, Y8
+	VADDPD       Y8, Y7, Y7
+	VCVTDQ2PD    (BX), Y8
+	VADDPD       Y8, Y7, Y7
+	VMULPD       Y1, Y7, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFNMADD231PD Y0, Y8, Y7
+	VCMPPD       $0x01, Y5, Y7, Y8
+	VANDPD       Y0, Y8, Y8
+	VADDPD       Y8, Y7, Y7
+	VADDPD       Y2, Y7, Y7
+	VXORPD       Y2, Y7, Y7
+	VMOVUPD      Y7, (AX)
+	VMOVDQU      32(CX), Y9
+	VMOVDQU      32(DX), Y8
+	VPSRLQ       16(DI), Y9, Y7
+	VPSLLQ       32(DI), Y8, Y8
+	VPSLLQ       (DI), Y9, Y9
+	VPOR         Y8, Y7, Y7
+	VPAND        Y6, Y7, Y7
+	VPAND        Y6, Y9, Y9
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VMULPD       Y3, Y7, Y8
+	VMULPD       Y4, Y7, Y10
+	VROUNDPD     $0x08, Y10, Y10
+	VFMSUB213PD  Y8, Y3, Y7
+	VFNMADD231PD Y0, Y10, Y8
+	VADDPD       Y8, Y7, Y7
+	VPOR         Y2, Y9, Y9
+	VSUBPD       Y2, Y9, Y9
+	VADDPD       Y9, Y7, Y7
+	VMOVDQU      32(AX), Y8
+	VPOR         Y2, Y8, Y8
+	VSUBPD       Y2, Y8, Y8
+	VADDPD       Y8, Y7, Y7
+	VCVTDQ2PD    16(BX), Y8
+	VADDPD       Y8, Y7, Y7
+	VMULPD       Y1, Y7, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFNMADD231PD Y0, Y8, Y7
+	VCMPPD       $0x01, Y5, Y7, Y8
+	VANDPD       Y0, Y8, Y8
+	VADDPD       Y8, Y7, Y7
+	VADDPD       Y2, Y7, Y7
+	VXORPD       Y2, Y7, Y7
+	VMOVUPD      Y7, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	ADDQ         $0x20, BX
+	DECQ         R8
+	JNZ          turn
+	VZEROUPPER
+	RET
+
+// func join4(low *uint64, high *uint64, a *uint64, b *uint64, q *float64, constants *uint64, turns int) uint64
+// Requires: AVX, AVX2, FMA3
+TEXT ·join4(SB), NOSPLIT, $0-64
+	MOVQ         low+0(FP), AX
+	MOVQ         high+8(FP), CX
+	MOVQ         a+16(FP), DX
+	MOVQ         b+24(FP), BX
+	MOVQ         q+32(FP), SI
+	MOVQ         constants+40(FP), DI
+	MOVQ         turns+48(FP), R8
 	VBROADCASTSD (SI), Y0
 	VBROADCASTSD 8(SI), Y1
 	VBROADCASTSD 16(SI), Y2
 	VBROADCASTSD 24(SI), Y3
 	VBROADCASTSD 32(SI), Y4
 	VXORPD       Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
 
 turn:
-	VMOVDQU      (CX), Y6
-	VPOR         Y2, Y6, Y6
-	VSUBPD       Y2, Y6, Y6
-	VMULPD       Y3, Y6, Y7
-	VMULPD       Y4, Y6, Y8
-	VROUNDPD     $0x08, Y8, Y8
-	VFMSUB213PD  Y7, Y3, Y6
-	VFNMADD231PD Y0, Y8, Y7
-	VADDPD       Y7, Y6, Y6
-	VMOVDQU      (DX), Y7
+	VMOVDQU      (BX), Y7
+	VMOVDQU      (DX), Y8
+	VMOVDQA      Y8, Y9
 	VPOR         Y2, Y7, Y7
 	VSUBPD       Y2, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VMOVDQU      (AX), Y7
-	VPOR         Y2, Y7, Y7
-	VSUBPD       Y2, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VCVTDQ2PD    (BX), Y7
-	VADDPD       Y7, Y6, Y6
-	VMULPD       Y1, Y6, Y7
-	VROUNDPD     $0x08, Y7, Y7
-	VFNMADD231PD Y0, Y7, Y6
-	VCMPPD       $0x01, Y5, Y6, Y7
-	VANDPD       Y0, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VADDPD       Y2, Y6, Y6
-	VXORPD       Y2, Y6, Y6
-	VMOVUPD      Y6, (AX)
-	VMOVDQU      32(CX), Y6
-	VPOR         Y2, Y6, Y6
-	VSUBPD       Y2, Y6, Y6
-	VMULPD       Y3, Y6, Y7
-	VMULPD       Y4, Y6, Y8
-	VROUNDPD     $0x08, Y8, Y8
-	VFMSUB213PD  Y7, Y3, Y6
-	VFNMADD231PD Y0, Y8, Y7
-	VADDPD       Y7, Y6, Y6
-	VMOVDQU      32(DX), Y7
-	VPOR         Y2, Y7, Y7
-	VSUBPD       Y2, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VMOVDQU      32(AX), Y7
-	VPOR         Y2, Y7, Y7
-	VSUBPD       Y2, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VCVTDQ2PD    16(BX), Y7
-	VADDPD       Y7, Y6, Y6
-	VMULPD       Y1, Y6, Y7
-	VROUNDPD     $0x08, Y7, Y7
-	VFNMADD231PD Y0, Y7, Y6
-	VCMPPD       $0x01, Y5, Y6, Y7
-	VANDPD       Y0, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VADDPD       Y2, Y6, Y6
-	VXORPD       Y2, Y6, Y6
-	VMOVUPD      Y6, 32(AX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, DX
+	VPOR         Y2, Y9, Y9
+	VSUBPD       Y2, Y9, Y9
+	VSUBPD       Y9, Y7, Y7
+	VMULPD       Y3, Y7, Y9
+	VMULPD       Y4, Y7, Y10
+	VROUNDPD     $0x08, Y10, Y10
+	VFMSUB213PD  Y9, Y3, Y7
+	VFNMADD231PD Y0, Y10, Y9
+	VADDPD       Y9, Y7, Y7
+	VMULPD       Y1, Y7, Y9
+	VROUNDPD     $0x08, Y9, Y9
+	VFNMADD231PD Y0, Y9, Y7
+	VCMPPD       $0x01, Y5, Y7, Y9
+	VANDPD       Y0, Y9, Y9
+	VADDPD       Y9, Y7, Y7
+	VADDPD       Y2, Y7, Y7
+	VXORPD       Y2, Y7, Y7
+	VPADDQ       80(DI), Y8, Y8
+	VPSLLQ       $0x26, Y7, Y9
+	VPSRLQ       $0x26, Y9, Y9
+	VPMULUDQ     48(DI), Y9, Y9
+	VPSUBQ       Y9, Y8, Y8
+	VPSRLQ       $0x1a, Y7, Y9
+	VPMULUDQ     48(DI), Y9, Y9
+	VPSRLQ       $0x19, Y9, Y10
+	VPSUBQ       Y10, Y7, Y7
+	VPSLLQ       $0x19, Y10, Y10
+	VPSUBQ       Y10, Y9, Y9
+	VPSLLQ       $0x1a, Y9, Y9
+	VPSUBQ       Y9, Y8, Y8
+	VPSRLQ       $0x33, Y8, Y9
+	VPADDQ       Y9, Y7, Y7
+	VPSUBQ       144(DI), Y7, Y7
+	VPAND        112(DI), Y8, Y8
+	VPSUBQ       176(DI), Y8, Y11
+	VPSRLQ       $0x3f, Y11, Y9
+	VPAND        112(DI), Y11, Y11
+	VPSUBQ       208(DI), Y7, Y10
+	VPSUBQ       Y9, Y10, Y10
+	VBLENDVPD    Y10, Y8, Y11, Y8
+	VBLENDVPD    Y10, Y7, Y10, Y7
+	VPAND        240(DI), Y8, Y9
+	VPSUBQ       272(DI), Y9, Y9
+	VPCMPGTQ     Y9, Y5, Y10
+	VPXOR        Y10, Y9, Y9
+	VPSUBQ       Y10, Y9, Y9
+	VMOVDQU      304(DI), Y10
+	VPSUBQ       Y9, Y10, Y10
+	VPOR         Y10, Y6, Y6
+	VPSRLQ       (DI), Y8, Y8
+	VPSLLQ       16(DI), Y7, Y9
+	VPOR         Y9, Y8, Y8
+	VPSRLQ       32(DI), Y7, Y7
+	VMOVDQU      Y8, (AX)
+	VMOVDQU      Y7, (CX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, DX
 	ADDQ         $0x20, BX
-	DECQ         DI
+	DECQ         R8
 	JNZ          turn
-	VZEROUPPER
-	RET
-
-// func difference8(dst *uint64, a *uint64, b *uint64, q *float64, turns int)
-// Requires: AVX, AVX2, FMA3
-TEXT ·difference8(SB), NOSPLIT, $0-40
-	MOVQ         dst+0(FP), AX
-	MOVQ         a+8(FP), CX
-	MOVQ         b+16(FP), DX
-	MOVQ         q+24(FP), BX
-	MOVQ         turns+32(FP), SI
-	VBROADCASTSD (BX), Y0
-	VBROADCASTSD 8(BX), Y1
-	VBROADCASTSD 16(BX), Y2
-	VBROADCASTSD 24(BX), Y3
-	VBROADCASTSD 32(BX), Y4
-	VXORPD       Y5, Y5, Y5
-
-turn:
-	VMOVDQU      (CX), Y6
-	VMOVDQU      (DX), Y7
-	VPOR         Y2, Y6, Y6
-	VSUBPD       Y2, Y6, Y6
-	VPOR         Y2, Y7, Y7
-	VSUBPD       Y2, Y7, Y7
-	VSUBPD       Y7, Y6, Y6
-	VMULPD       Y3, Y6, Y7
-	VMULPD       Y4, Y6, Y8
-	VROUNDPD     $0x08, Y8, Y8
-	VFMSUB213PD  Y7, Y3, Y6
-	VFNMADD231PD Y0, Y8, Y7
-	VADDPD       Y7, Y6, Y6
-	VMULPD       Y1, Y6, Y7
-	VROUNDPD     $0x08, Y7, Y7
-	VFNMADD231PD Y0, Y7, Y6
-	VCMPPD       $0x01, Y5, Y6, Y7
-	VANDPD       Y0, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VADDPD       Y2, Y6, Y6
-	VXORPD       Y2, Y6, Y6
-	VMOVUPD      Y6, (AX)
-	VMOVDQU      32(CX), Y6
-	VMOVDQU      32(DX), Y7
-	VPOR         Y2, Y6, Y6
-	VSUBPD       Y2, Y6, Y6
-	VPOR         Y2, Y7, Y7
-	VSUBPD       Y2, Y7, Y7
-	VSUBPD       Y7, Y6, Y6
-	VMULPD       Y3, Y6, Y7
-	VMULPD       Y4, Y6, Y8
-	VROUNDPD     $0x08, Y8, Y8
-	VFMSUB213PD  Y7, Y3, Y6
-	VFNMADD231PD Y0, Y8, Y7
-	VADDPD       Y7, Y6, Y6
-	VMULPD       Y1, Y6, Y7
-	VROUNDPD     $0x08, Y7, Y7
-	VFNMADD231PD Y0, Y7, Y6
-	VCMPPD       $0x01, Y5, Y6, Y7
-	VANDPD       Y0, Y7, Y7
-	VADDPD       Y7, Y6, Y6
-	VADDPD       Y2, Y6, Y6
-	VXORPD       Y2, Y6, Y6
-	VMOVUPD      Y6, 32(AX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, DX
-	DECQ         SI
-	JNZ          turn
+	VMOVMSKPD    Y6, AX
+	NEGL         AX
+	MOVLQSX      AX, AX
+	MOVQ         AX, ret+56(FP)
 	VZEROUPPER
 	RET
 
@@ -714,5 +752,862 @@ turn:
 	ADDQ         $0x40, AX
 	DECQ         DX
 	JNZ          turn
+	VZEROUPPER
+	RET
+
+// func counter16(dst *byte, keys *byte, rounds int, first *uint32, turns int)
+// Requires: AVX, AVX2, VAES
+TEXT ·counter16(SB), NOSPLIT, $0-40
+	MOVQ    dst+0(FP), AX
+	MOVQ    keys+8(FP), CX
+	MOVQ    rounds+16(FP), DX
+	MOVQ    first+24(FP), BX
+	MOVQ    turns+32(FP), SI
+	VMOVDQU (BX), Y0
+	VMOVDQU 32(BX), Y1
+	VMOVDQU 64(BX), Y2
+	MOVQ    DX, BX
+	SHLQ    $0x04, BX
+	ADDQ    CX, BX
+
+turn:
+	VBROADCASTI128 (CX), Y3
+	VPSHUFB        Y1, Y0, Y4
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y4, Y4
+	VPSHUFB        Y1, Y0, Y5
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y5, Y5
+	VPSHUFB        Y1, Y0, Y6
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y6, Y6
+	VPSHUFB        Y1, Y0, Y7
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y7, Y7
+	VPSHUFB        Y1, Y0, Y8
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y8, Y8
+	VPSHUFB        Y1, Y0, Y9
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y9, Y9
+	VPSHUFB        Y1, Y0, Y10
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y10, Y10
+	VPSHUFB        Y1, Y0, Y11
+	VPADDD         Y2, Y0, Y0
+	VPXOR          Y3, Y11, Y11
+	VBROADCASTI128 16(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 32(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 48(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 64(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 80(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 96(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 112(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 128(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 144(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	CMPQ           DX, $0x0a
+	JE             done
+	VBROADCASTI128 160(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 176(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 192(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+	VBROADCASTI128 208(CX), Y3
+	VAESENC        Y3, Y4, Y4
+	VAESENC        Y3, Y5, Y5
+	VAESENC        Y3, Y6, Y6
+	VAESENC        Y3, Y7, Y7
+	VAESENC        Y3, Y8, Y8
+	VAESENC        Y3, Y9, Y9
+	VAESENC        Y3, Y10, Y10
+	VAESENC        Y3, Y11, Y11
+
+done:
+	VBROADCASTI128 (BX), Y3
+	VAESENCLAST    Y3, Y4, Y4
+	VMOVDQU        Y4, (AX)
+	VAESENCLAST    Y3, Y5, Y5
+	VMOVDQU        Y5, 32(AX)
+	VAESENCLAST    Y3, Y6, Y6
+	VMOVDQU        Y6, 64(AX)
+	VAESENCLAST    Y3, Y7, Y7
+	VMOVDQU        Y7, 96(AX)
+	VAESENCLAST    Y3, Y8, Y8
+	VMOVDQU        Y8, 128(AX)
+	VAESENCLAST    Y3, Y9, Y9
+	VMOVDQU        Y9, 160(AX)
+	VAESENCLAST    Y3, Y10, Y10
+	VMOVDQU        Y10, 192(AX)
+	VAESENCLAST    Y3, Y11, Y11
+	VMOVDQU        Y11, 224(AX)
+	ADDQ           $0x00000100, AX
+	DECQ           SI
+	JNZ            turn
+	VZEROUPPER
+	RET
+
+DATA unpack51Shuffle0<>+0(SB)/1, $0x00
+DATA unpack51Shuffle0<>+1(SB)/1, $0x01
+DATA unpack51Shuffle0<>+2(SB)/1, $0x02
+DATA unpack51Shuffle0<>+3(SB)/1, $0x03
+DATA unpack51Shuffle0<>+4(SB)/1, $0x04
+DATA unpack51Shuffle0<>+5(SB)/1, $0x05
+DATA unpack51Shuffle0<>+6(SB)/1, $0x06
+DATA unpack51Shuffle0<>+7(SB)/1, $0x80
+DATA unpack51Shuffle0<>+8(SB)/1, $0x06
+DATA unpack51Shuffle0<>+9(SB)/1, $0x07
+DATA unpack51Shuffle0<>+10(SB)/1, $0x08
+DATA unpack51Shuffle0<>+11(SB)/1, $0x09
+DATA unpack51Shuffle0<>+12(SB)/1, $0x0a
+DATA unpack51Shuffle0<>+13(SB)/1, $0x0b
+DATA unpack51Shuffle0<>+14(SB)/1, $0x0c
+DATA unpack51Shuffle0<>+15(SB)/1, $0x80
+DATA unpack51Shuffle0<>+16(SB)/1, $0x00
+DATA unpack51Shuffle0<>+17(SB)/1, $0x01
+DATA unpack51Shuffle0<>+18(SB)/1, $0x02
+DATA unpack51Shuffle0<>+19(SB)/1, $0x03
+DATA unpack51Shuffle0<>+20(SB)/1, $0x04
+DATA unpack51Shuffle0<>+21(SB)/1, $0x05
+DATA unpack51Shuffle0<>+22(SB)/1, $0x06
+DATA unpack51Shuffle0<>+23(SB)/1, $0x07
+DATA unpack51Shuffle0<>+24(SB)/1, $0x07
+DATA unpack51Shuffle0<>+25(SB)/1, $0x08
+DATA unpack51Shuffle0<>+26(SB)/1, $0x09
+DATA unpack51Shuffle0<>+27(SB)/1, $0x0a
+DATA unpack51Shuffle0<>+28(SB)/1, $0x0b
+DATA unpack51Shuffle0<>+29(SB)/1, $0x0c
+DATA unpack51Shuffle0<>+30(SB)/1, $0x0d
+DATA unpack51Shuffle0<>+31(SB)/1, $0x80
+GLOBL unpack51Shuffle0<>(SB), RODATA|NOPTR, $32
+
+DATA unpack51Shift0<>+0(SB)/8, $0x0000000000000000
+DATA unpack51Shift0<>+8(SB)/8, $0x0000000000000003
+DATA unpack51Shift0<>+16(SB)/8, $0x0000000000000006
+DATA unpack51Shift0<>+24(SB)/8, $0x0000000000000001
+GLOBL unpack51Shift0<>(SB), RODATA|NOPTR, $32
+
+DATA unpack51Shuffle1<>+0(SB)/1, $0x00
+DATA unpack51Shuffle1<>+1(SB)/1, $0x01
+DATA unpack51Shuffle1<>+2(SB)/1, $0x02
+DATA unpack51Shuffle1<>+3(SB)/1, $0x03
+DATA unpack51Shuffle1<>+4(SB)/1, $0x04
+DATA unpack51Shuffle1<>+5(SB)/1, $0x05
+DATA unpack51Shuffle1<>+6(SB)/1, $0x06
+DATA unpack51Shuffle1<>+7(SB)/1, $0x80
+DATA unpack51Shuffle1<>+8(SB)/1, $0x06
+DATA unpack51Shuffle1<>+9(SB)/1, $0x07
+DATA unpack51Shuffle1<>+10(SB)/1, $0x08
+DATA unpack51Shuffle1<>+11(SB)/1, $0x09
+DATA unpack51Shuffle1<>+12(SB)/1, $0x0a
+DATA unpack51Shuffle1<>+13(SB)/1, $0x0b
+DATA unpack51Shuffle1<>+14(SB)/1, $0x0c
+DATA unpack51Shuffle1<>+15(SB)/1, $0x0d
+DATA unpack51Shuffle1<>+16(SB)/1, $0x03
+DATA unpack51Shuffle1<>+17(SB)/1, $0x04
+DATA unpack51Shuffle1<>+18(SB)/1, $0x05
+DATA unpack51Shuffle1<>+19(SB)/1, $0x06
+DATA unpack51Shuffle1<>+20(SB)/1, $0x07
+DATA unpack51Shuffle1<>+21(SB)/1, $0x08
+DATA unpack51Shuffle1<>+22(SB)/1, $0x09
+DATA unpack51Shuffle1<>+23(SB)/1, $0x80
+DATA unpack51Shuffle1<>+24(SB)/1, $0x09
+DATA unpack51Shuffle1<>+25(SB)/1, $0x0a
+DATA unpack51Shuffle1<>+26(SB)/1, $0x0b
+DATA unpack51Shuffle1<>+27(SB)/1, $0x0c
+DATA unpack51Shuffle1<>+28(SB)/1, $0x0d
+DATA unpack51Shuffle1<>+29(SB)/1, $0x0e
+DATA unpack51Shuffle1<>+30(SB)/1, $0x0f
+DATA unpack51Shuffle1<>+31(SB)/1, $0x80
+GLOBL unpack51Shuffle1<>(SB), RODATA|NOPTR, $32
+
+DATA unpack51Shift1<>+0(SB)/8, $0x0000000000000004
+DATA unpack51Shift1<>+8(SB)/8, $0x0000000000000007
+DATA unpack51Shift1<>+16(SB)/8, $0x0000000000000002
+DATA unpack51Shift1<>+24(SB)/8, $0x0000000000000005
+GLOBL unpack51Shift1<>(SB), RODATA|NOPTR, $32
+
+// func unpack51(dst *uint64, src *byte, q *uint64, turns int) uint64
+// Requires: AVX, AVX2
+TEXT ·unpack51(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         turns+24(FP), BX
+	VPBROADCASTQ (DX), Y0
+	VPBROADCASTQ 8(DX), Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVDQU      unpack51Shuffle0<>+0(SB), Y3
+	VMOVDQU      unpack51Shift0<>+0(SB), Y4
+	VMOVDQU      unpack51Shuffle1<>+0(SB), Y5
+	VMOVDQU      unpack51Shift1<>+0(SB), Y6
+
+turn:
+	VMOVDQU     (CX), X7
+	VINSERTI128 $0x01, 12(CX), Y7, Y7
+	VPSHUFB     Y3, Y7, Y7
+	VPSRLVQ     Y4, Y7, Y7
+	VPAND       Y1, Y7, Y7
+	VPSUBQ      Y7, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VMOVDQU     Y7, (AX)
+	VMOVDQU     25(CX), X9
+	VINSERTI128 $0x01, 35(CX), Y9, Y9
+	VPSHUFB     Y5, Y9, Y9
+	VPSRLVQ     Y6, Y9, Y9
+	VPAND       Y1, Y9, Y9
+	VPSUBQ      Y9, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VMOVDQU     Y9, 32(AX)
+	ADDQ        $0x33, CX
+	ADDQ        $0x40, AX
+	DECQ        BX
+	JNZ         turn
+	VMOVMSKPD   Y2, AX
+	NEGL        AX
+	MOVLQSX     AX, AX
+	MOVQ        AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA add51Shuffle0<>+0(SB)/1, $0x00
+DATA add51Shuffle0<>+1(SB)/1, $0x01
+DATA add51Shuffle0<>+2(SB)/1, $0x02
+DATA add51Shuffle0<>+3(SB)/1, $0x03
+DATA add51Shuffle0<>+4(SB)/1, $0x04
+DATA add51Shuffle0<>+5(SB)/1, $0x05
+DATA add51Shuffle0<>+6(SB)/1, $0x06
+DATA add51Shuffle0<>+7(SB)/1, $0x80
+DATA add51Shuffle0<>+8(SB)/1, $0x06
+DATA add51Shuffle0<>+9(SB)/1, $0x07
+DATA add51Shuffle0<>+10(SB)/1, $0x08
+DATA add51Shuffle0<>+11(SB)/1, $0x09
+DATA add51Shuffle0<>+12(SB)/1, $0x0a
+DATA add51Shuffle0<>+13(SB)/1, $0x0b
+DATA add51Shuffle0<>+14(SB)/1, $0x0c
+DATA add51Shuffle0<>+15(SB)/1, $0x80
+DATA add51Shuffle0<>+16(SB)/1, $0x00
+DATA add51Shuffle0<>+17(SB)/1, $0x01
+DATA add51Shuffle0<>+18(SB)/1, $0x02
+DATA add51Shuffle0<>+19(SB)/1, $0x03
+DATA add51Shuffle0<>+20(SB)/1, $0x04
+DATA add51Shuffle0<>+21(SB)/1, $0x05
+DATA add51Shuffle0<>+22(SB)/1, $0x06
+DATA add51Shuffle0<>+23(SB)/1, $0x07
+DATA add51Shuffle0<>+24(SB)/1, $0x07
+DATA add51Shuffle0<>+25(SB)/1, $0x08
+DATA add51Shuffle0<>+26(SB)/1, $0x09
+DATA add51Shuffle0<>+27(SB)/1, $0x0a
+DATA add51Shuffle0<>+28(SB)/1, $0x0b
+DATA add51Shuffle0<>+29(SB)/1, $0x0c
+DATA add51Shuffle0<>+30(SB)/1, $0x0d
+DATA add51Shuffle0<>+31(SB)/1, $0x80
+GLOBL add51Shuffle0<>(SB), RODATA|NOPTR, $32
+
+DATA add51Shift0<>+0(SB)/8, $0x0000000000000000
+DATA add51Shift0<>+8(SB)/8, $0x0000000000000003
+DATA add51Shift0<>+16(SB)/8, $0x0000000000000006
+DATA add51Shift0<>+24(SB)/8, $0x0000000000000001
+GLOBL add51Shift0<>(SB), RODATA|NOPTR, $32
+
+DATA add51Shuffle1<>+0(SB)/1, $0x00
+DATA add51Shuffle1<>+1(SB)/1, $0x01
+DATA add51Shuffle1<>+2(SB)/1, $0x02
+DATA add51Shuffle1<>+3(SB)/1, $0x03
+DATA add51Shuffle1<>+4(SB)/1, $0x04
+DATA add51Shuffle1<>+5(SB)/1, $0x05
+DATA add51Shuffle1<>+6(SB)/1, $0x06
+DATA add51Shuffle1<>+7(SB)/1, $0x80
+DATA add51Shuffle1<>+8(SB)/1, $0x06
+DATA add51Shuffle1<>+9(SB)/1, $0x07
+DATA add51Shuffle1<>+10(SB)/1, $0x08
+DATA add51Shuffle1<>+11(SB)/1, $0x09
+DATA add51Shuffle1<>+12(SB)/1, $0x0a
+DATA add51Shuffle1<>+13(SB)/1, $0x0b
+DATA add51Shuffle1<>+14(SB)/1, $0x0c
+DATA add51Shuffle1<>+15(SB)/1, $0x0d
+DATA add51Shuffle1<>+16(SB)/1, $0x03
+DATA add51Shuffle1<>+17(SB)/1, $0x04
+DATA add51Shuffle1<>+18(SB)/1, $0x05
+DATA add51Shuffle1<>+19(SB)/1, $0x06
+DATA add51Shuffle1<>+20(SB)/1, $0x07
+DATA add51Shuffle1<>+21(SB)/1, $0x08
+DATA add51Shuffle1<>+22(SB)/1, $0x09
+DATA add51Shuffle1<>+23(SB)/1, $0x80
+DATA add51Shuffle1<>+24(SB)/1, $0x09
+DATA add51Shuffle1<>+25(SB)/1, $0x0a
+DATA add51Shuffle1<>+26(SB)/1, $0x0b
+DATA add51Shuffle1<>+27(SB)/1, $0x0c
+DATA add51Shuffle1<>+28(SB)/1, $0x0d
+DATA add51Shuffle1<>+29(SB)/1, $0x0e
+DATA add51Shuffle1<>+30(SB)/1, $0x0f
+DATA add51Shuffle1<>+31(SB)/1, $0x80
+GLOBL add51Shuffle1<>(SB), RODATA|NOPTR, $32
+
+DATA add51Shift1<>+0(SB)/8, $0x0000000000000004
+DATA add51Shift1<>+8(SB)/8, $0x0000000000000007
+DATA add51Shift1<>+16(SB)/8, $0x0000000000000002
+DATA add51Shift1<>+24(SB)/8, $0x0000000000000005
+GLOBL add51Shift1<>(SB), RODATA|NOPTR, $32
+
+// func add51(dst *uint64, src *byte, q *uint64, turns int) uint64
+// Requires: AVX, AVX2
+TEXT ·add51(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         turns+24(FP), BX
+	VPBROADCASTQ (DX), Y0
+	VPBROADCASTQ 8(DX), Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVDQU      add51Shuffle0<>+0(SB), Y3
+	VMOVDQU      add51Shift0<>+0(SB), Y4
+	VMOVDQU      add51Shuffle1<>+0(SB), Y5
+	VMOVDQU      add51Shift1<>+0(SB), Y6
+
+turn:
+	VMOVDQU     (CX), X7
+	VINSERTI128 $0x01, 12(CX), Y7, Y7
+	VPSHUFB     Y3, Y7, Y7
+	VPSRLVQ     Y4, Y7, Y7
+	VPAND       Y1, Y7, Y7
+	VPSUBQ      Y7, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VPADDQ      (AX), Y7, Y7
+	VMOVDQU     Y7, (AX)
+	VMOVDQU     25(CX), X9
+	VINSERTI128 $0x01, 35(CX), Y9, Y9
+	VPSHUFB     Y5, Y9, Y9
+	VPSRLVQ     Y6, Y9, Y9
+	VPAND       Y1, Y9, Y9
+	VPSUBQ      Y9, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VPADDQ      32(AX), Y9, Y9
+	VMOVDQU     Y9, 32(AX)
+	ADDQ        $0x33, CX
+	ADDQ        $0x40, AX
+	DECQ        BX
+	JNZ         turn
+	VMOVMSKPD   Y2, AX
+	NEGL        AX
+	MOVLQSX     AX, AX
+	MOVQ        AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA unpack52Shuffle0<>+0(SB)/1, $0x00
+DATA unpack52Shuffle0<>+1(SB)/1, $0x01
+DATA unpack52Shuffle0<>+2(SB)/1, $0x02
+DATA unpack52Shuffle0<>+3(SB)/1, $0x03
+DATA unpack52Shuffle0<>+4(SB)/1, $0x04
+DATA unpack52Shuffle0<>+5(SB)/1, $0x05
+DATA unpack52Shuffle0<>+6(SB)/1, $0x06
+DATA unpack52Shuffle0<>+7(SB)/1, $0x80
+DATA unpack52Shuffle0<>+8(SB)/1, $0x06
+DATA unpack52Shuffle0<>+9(SB)/1, $0x07
+DATA unpack52Shuffle0<>+10(SB)/1, $0x08
+DATA unpack52Shuffle0<>+11(SB)/1, $0x09
+DATA unpack52Shuffle0<>+12(SB)/1, $0x0a
+DATA unpack52Shuffle0<>+13(SB)/1, $0x0b
+DATA unpack52Shuffle0<>+14(SB)/1, $0x0c
+DATA unpack52Shuffle0<>+15(SB)/1, $0x80
+DATA unpack52Shuffle0<>+16(SB)/1, $0x00
+DATA unpack52Shuffle0<>+17(SB)/1, $0x01
+DATA unpack52Shuffle0<>+18(SB)/1, $0x02
+DATA unpack52Shuffle0<>+19(SB)/1, $0x03
+DATA unpack52Shuffle0<>+20(SB)/1, $0x04
+DATA unpack52Shuffle0<>+21(SB)/1, $0x05
+DATA unpack52Shuffle0<>+22(SB)/1, $0x06
+DATA unpack52Shuffle0<>+23(SB)/1, $0x80
+DATA unpack52Shuffle0<>+24(SB)/1, $0x06
+DATA unpack52Shuffle0<>+25(SB)/1, $0x07
+DATA unpack52Shuffle0<>+26(SB)/1, $0x08
+DATA unpack52Shuffle0<>+27(SB)/1, $0x09
+DATA unpack52Shuffle0<>+28(SB)/1, $0x0a
+DATA unpack52Shuffle0<>+29(SB)/1, $0x0b
+DATA unpack52Shuffle0<>+30(SB)/1, $0x0c
+DATA unpack52Shuffle0<>+31(SB)/1, $0x80
+GLOBL unpack52Shuffle0<>(SB), RODATA|NOPTR, $32
+
+DATA unpack52Shift0<>+0(SB)/8, $0x0000000000000000
+DATA unpack52Shift0<>+8(SB)/8, $0x0000000000000004
+DATA unpack52Shift0<>+16(SB)/8, $0x0000000000000000
+DATA unpack52Shift0<>+24(SB)/8, $0x0000000000000004
+GLOBL unpack52Shift0<>(SB), RODATA|NOPTR, $32
+
+DATA unpack52Shuffle1<>+0(SB)/1, $0x00
+DATA unpack52Shuffle1<>+1(SB)/1, $0x01
+DATA unpack52Shuffle1<>+2(SB)/1, $0x02
+DATA unpack52Shuffle1<>+3(SB)/1, $0x03
+DATA unpack52Shuffle1<>+4(SB)/1, $0x04
+DATA unpack52Shuffle1<>+5(SB)/1, $0x05
+DATA unpack52Shuffle1<>+6(SB)/1, $0x06
+DATA unpack52Shuffle1<>+7(SB)/1, $0x80
+DATA unpack52Shuffle1<>+8(SB)/1, $0x06
+DATA unpack52Shuffle1<>+9(SB)/1, $0x07
+DATA unpack52Shuffle1<>+10(SB)/1, $0x08
+DATA unpack52Shuffle1<>+11(SB)/1, $0x09
+DATA unpack52Shuffle1<>+12(SB)/1, $0x0a
+DATA unpack52Shuffle1<>+13(SB)/1, $0x0b
+DATA unpack52Shuffle1<>+14(SB)/1, $0x0c
+DATA unpack52Shuffle1<>+15(SB)/1, $0x80
+DATA unpack52Shuffle1<>+16(SB)/1, $0x03
+DATA unpack52Shuffle1<>+17(SB)/1, $0x04
+DATA unpack52Shuffle1<>+18(SB)/1, $0x05
+DATA unpack52Shuffle1<>+19(SB)/1, $0x06
+DATA unpack52Shuffle1<>+20(SB)/1, $0x07
+DATA unpack52Shuffle1<>+21(SB)/1, $0x08
+DATA unpack52Shuffle1<>+22(SB)/1, $0x09
+DATA unpack52Shuffle1<>+23(SB)/1, $0x80
+DATA unpack52Shuffle1<>+24(SB)/1, $0x09
+DATA unpack52Shuffle1<>+25(SB)/1, $0x0a
+DATA unpack52Shuffle1<>+26(SB)/1, $0x0b
+DATA unpack52Shuffle1<>+27(SB)/1, $0x0c
+DATA unpack52Shuffle1<>+28(SB)/1, $0x0d
+DATA unpack52Shuffle1<>+29(SB)/1, $0x0e
+DATA unpack52Shuffle1<>+30(SB)/1, $0x0f
+DATA unpack52Shuffle1<>+31(SB)/1, $0x80
+GLOBL unpack52Shuffle1<>(SB), RODATA|NOPTR, $32
+
+DATA unpack52Shift1<>+0(SB)/8, $0x0000000000000000
+DATA unpack52Shift1<>+8(SB)/8, $0x0000000000000004
+DATA unpack52Shift1<>+16(SB)/8, $0x0000000000000000
+DATA unpack52Shift1<>+24(SB)/8, $0x0000000000000004
+GLOBL unpack52Shift1<>(SB), RODATA|NOPTR, $32
+
+// func unpack52(dst *uint64, src *byte, q *uint64, turns int) uint64
+// Requires: AVX, AVX2
+TEXT ·unpack52(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         turns+24(FP), BX
+	VPBROADCASTQ (DX), Y0
+	VPBROADCASTQ 8(DX), Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVDQU      unpack52Shuffle0<>+0(SB), Y3
+	VMOVDQU      unpack52Shift0<>+0(SB), Y4
+	VMOVDQU      unpack52Shuffle1<>+0(SB), Y5
+	VMOVDQU      unpack52Shift1<>+0(SB), Y6
+
+turn:
+	VMOVDQU     (CX), X7
+	VINSERTI128 $0x01, 13(CX), Y7, Y7
+	VPSHUFB     Y3, Y7, Y7
+	VPSRLVQ     Y4, Y7, Y7
+	VPAND       Y1, Y7, Y7
+	VPSUBQ      Y7, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VMOVDQU     Y7, (AX)
+	VMOVDQU     26(CX), X9
+	VINSERTI128 $0x01, 36(CX), Y9, Y9
+	VPSHUFB     Y5, Y9, Y9
+	VPSRLVQ     Y6, Y9, Y9
+	VPAND       Y1, Y9, Y9
+	VPSUBQ      Y9, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VMOVDQU     Y9, 32(AX)
+	ADDQ        $0x34, CX
+	ADDQ        $0x40, AX
+	DECQ        BX
+	JNZ         turn
+	VMOVMSKPD   Y2, AX
+	NEGL        AX
+	MOVLQSX     AX, AX
+	MOVQ        AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA add52Shuffle0<>+0(SB)/1, $0x00
+DATA add52Shuffle0<>+1(SB)/1, $0x01
+DATA add52Shuffle0<>+2(SB)/1, $0x02
+DATA add52Shuffle0<>+3(SB)/1, $0x03
+DATA add52Shuffle0<>+4(SB)/1, $0x04
+DATA add52Shuffle0<>+5(SB)/1, $0x05
+DATA add52Shuffle0<>+6(SB)/1, $0x06
+DATA add52Shuffle0<>+7(SB)/1, $0x80
+DATA add52Shuffle0<>+8(SB)/1, $0x06
+DATA add52Shuffle0<>+9(SB)/1, $0x07
+DATA add52Shuffle0<>+10(SB)/1, $0x08
+DATA add52Shuffle0<>+11(SB)/1, $0x09
+DATA add52Shuffle0<>+12(SB)/1, $0x0a
+DATA add52Shuffle0<>+13(SB)/1, $0x0b
+DATA add52Shuffle0<>+14(SB)/1, $0x0c
+DATA add52Shuffle0<>+15(SB)/1, $0x80
+DATA add52Shuffle0<>+16(SB)/1, $0x00
+DATA add52Shuffle0<>+17(SB)/1, $0x01
+DATA add52Shuffle0<>+18(SB)/1, $0x02
+DATA add52Shuffle0<>+19(SB)/1, $0x03
+DATA add52Shuffle0<>+20(SB)/1, $0x04
+DATA add52Shuffle0<>+21(SB)/1, $0x05
+DATA add52Shuffle0<>+22(SB)/1, $0x06
+DATA add52Shuffle0<>+23(SB)/1, $0x80
+DATA add52Shuffle0<>+24(SB)/1, $0x06
+DATA add52Shuffle0<>+25(SB)/1, $0x07
+DATA add52Shuffle0<>+26(SB)/1, $0x08
+DATA add52Shuffle0<>+27(SB)/1, $0x09
+DATA add52Shuffle0<>+28(SB)/1, $0x0a
+DATA add52Shuffle0<>+29(SB)/1, $0x0b
+DATA add52Shuffle0<>+30(SB)/1, $0x0c
+DATA add52Shuffle0<>+31(SB)/1, $0x80
+GLOBL add52Shuffle0<>(SB), RODATA|NOPTR, $32
+
+DATA add52Shift0<>+0(SB)/8, $0x0000000000000000
+DATA add52Shift0<>+8(SB)/8, $0x0000000000000004
+DATA add52Shift0<>+16(SB)/8, $0x0000000000000000
+DATA add52Shift0<>+24(SB)/8, $0x0000000000000004
+GLOBL add52Shift0<>(SB), RODATA|NOPTR, $32
+
+DATA add52Shuffle1<>+0(SB)/1, $0x00
+DATA add52Shuffle1<>+1(SB)/1, $0x01
+DATA add52Shuffle1<>+2(SB)/1, $0x02
+DATA add52Shuffle1<>+3(SB)/1, $0x03
+DATA add52Shuffle1<>+4(SB)/1, $0x04
+DATA add52Shuffle1<>+5(SB)/1, $0x05
+DATA add52Shuffle1<>+6(SB)/1, $0x06
+DATA add52Shuffle1<>+7(SB)/1, $0x80
+DATA add52Shuffle1<>+8(SB)/1, $0x06
+DATA add52Shuffle1<>+9(SB)/1, $0x07
+DATA add52Shuffle1<>+10(SB)/1, $0x08
+DATA add52Shuffle1<>+11(SB)/1, $0x09
+DATA add52Shuffle1<>+12(SB)/1, $0x0a
+DATA add52Shuffle1<>+13(SB)/1, $0x0b
+DATA add52Shuffle1<>+14(SB)/1, $0x0c
+DATA add52Shuffle1<>+15(SB)/1, $0x80
+DATA add52Shuffle1<>+16(SB)/1, $0x03
+DATA add52Shuffle1<>+17(SB)/1, $0x04
+DATA add52Shuffle1<>+18(SB)/1, $0x05
+DATA add52Shuffle1<>+19(SB)/1, $0x06
+DATA add52Shuffle1<>+20(SB)/1, $0x07
+DATA add52Shuffle1<>+21(SB)/1, $0x08
+DATA add52Shuffle1<>+22(SB)/1, $0x09
+DATA add52Shuffle1<>+23(SB)/1, $0x80
+DATA add52Shuffle1<>+24(SB)/1, $0x09
+DATA add52Shuffle1<>+25(SB)/1, $0x0a
+DATA add52Shuffle1<>+26(SB)/1, $0x0b
+DATA add52Shuffle1<>+27(SB)/1, $0x0c
+DATA add52Shuffle1<>+28(SB)/1, $0x0d
+DATA add52Shuffle1<>+29(SB)/1, $0x0e
+DATA add52Shuffle1<>+30(SB)/1, $0x0f
+DATA add52Shuffle1<>+31(SB)/1, $0x80
+GLOBL add52Shuffle1<>(SB), RODATA|NOPTR, $32
+
+DATA add52Shift1<>+0(SB)/8, $0x0000000000000000
+DATA add52Shift1<>+8(SB)/8, $0x0000000000000004
+DATA add52Shift1<>+16(SB)/8, $0x0000000000000000
+DATA add52Shift1<>+24(SB)/8, $0x0000000000000004
+GLOBL add52Shift1<>(SB), RODATA|NOPTR, $32
+
+// func add52(dst *uint64, src *byte, q *uint64, turns int) uint64
+// Requires: AVX, AVX2
+TEXT ·add52(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         turns+24(FP), BX
+	VPBROADCASTQ (DX), Y0
+	VPBROADCASTQ 8(DX), Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVDQU      add52Shuffle0<>+0(SB), Y3
+	VMOVDQU      add52Shift0<>+0(SB), Y4
+	VMOVDQU      add52Shuffle1<>+0(SB), Y5
+	VMOVDQU      add52Shift1<>+0(SB), Y6
+
+turn:
+	VMOVDQU     (CX), X7
+	VINSERTI128 $0x01, 13(CX), Y7, Y7
+	VPSHUFB     Y3, Y7, Y7
+	VPSRLVQ     Y4, Y7, Y7
+	VPAND       Y1, Y7, Y7
+	VPSUBQ      Y7, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VPADDQ      (AX), Y7, Y7
+	VMOVDQU     Y7, (AX)
+	VMOVDQU     26(CX), X9
+	VINSERTI128 $0x01, 36(CX), Y9, Y9
+	VPSHUFB     Y5, Y9, Y9
+	VPSRLVQ     Y6, Y9, Y9
+	VPAND       Y1, Y9, Y9
+	VPSUBQ      Y9, Y0, Y8
+	VPOR        Y8, Y2, Y2
+	VPADDQ      32(AX), Y9, Y9
+	VMOVDQU     Y9, 32(AX)
+	ADDQ        $0x34, CX
+	ADDQ        $0x40, AX
+	DECQ        BX
+	JNZ         turn
+	VMOVMSKPD   Y2, AX
+	NEGL        AX
+	MOVLQSX     AX, AX
+	MOVQ        AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func magnitudes16(values *float32, last uint32, turns int, out *uint32)
+// Requires: AVX, AVX2
+TEXT ·magnitudes16(SB), NOSPLIT, $0-32
+	MOVQ         values+0(FP), AX
+	MOVQ         turns+16(FP), CX
+	MOVQ         out+24(FP), DX
+	MOVL         last+8(FP), BX
+	VMOVD        BX, X0
+	VPBROADCASTD X0, Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+
+turn:
+	VPAND    (AX), Y1, Y6
+	VPMAXUD  Y6, Y3, Y3
+	VPCMPGTD Y0, Y6, Y6
+	VPSUBD   Y6, Y2, Y2
+	VPAND    32(AX), Y1, Y6
+	VPMAXUD  Y6, Y5, Y5
+	VPCMPGTD Y0, Y6, Y6
+	VPSUBD   Y6, Y4, Y4
+	ADDQ     $0x40, AX
+	DECQ     CX
+	JNZ      turn
+	VPADDD   Y4, Y2, Y2
+	VPMAXUD  Y5, Y3, Y3
+	VMOVDQU  Y2, (DX)
+	VMOVDQU  Y3, 32(DX)
+	VZEROUPPER
+	RET
+
+// func fill4(low *uint64, high *uint64, steps *uint32, counts *uint64, turns int)
+// Requires: AVX, AVX2
+TEXT ·fill4(SB), NOSPLIT, $0-40
+	MOVQ low+0(FP), AX
+	MOVQ high+8(FP), CX
+	MOVQ steps+16(FP), DX
+	MOVQ counts+24(FP), BX
+	MOVQ turns+32(FP), SI
+
+turn:
+	VMOVDQU     (DX), X0
+	VMOVDQU     16(DX), X1
+	VMOVDQU     32(DX), X2
+	VMOVDQU     48(DX), X3
+	VPUNPCKLDQ  X1, X0, X4
+	VPUNPCKHDQ  X1, X0, X0
+	VPUNPCKLDQ  X3, X2, X1
+	VPUNPCKHDQ  X3, X2, X3
+	VPUNPCKLQDQ X1, X4, X2
+	VPUNPCKHQDQ X1, X4, X1
+	VPUNPCKLQDQ X3, X0, X4
+	VPUNPCKHQDQ X3, X0, X0
+	VPMOVZXDQ   X2, Y2
+	VPMOVZXDQ   X1, Y1
+	VPMOVZXDQ   X4, Y3
+	VPMOVZXDQ   X0, Y0
+	VPXOR       Y4, Y4, Y4
+	VPSLLQ      (BX), Y1, Y5
+	VPOR        Y5, Y2, Y2
+	VPSRLQ      48(BX), Y1, Y5
+	VPOR        Y5, Y4, Y4
+	VPSLLQ      96(BX), Y1, Y5
+	VPOR        Y5, Y4, Y4
+	VPSLLQ      16(BX), Y3, Y5
+	VPOR        Y5, Y2, Y2
+	VPSRLQ      64(BX), Y3, Y5
+	VPOR        Y5, Y4, Y4
+	VPSLLQ      112(BX), Y3, Y5
+	VPOR        Y5, Y4, Y4
+	VPSLLQ      32(BX), Y0, Y5
+	VPOR        Y5, Y2, Y2
+	VPSRLQ      80(BX), Y0, Y5
+	VPOR        Y5, Y4, Y4
+	VPSLLQ      128(BX), Y0, Y5
+	VPOR        Y5, Y4, Y4
+	VMOVDQU     Y2, (AX)
+	VMOVDQU     Y4, (CX)
+	ADDQ        $0x40, DX
+	ADDQ        $0x20, AX
+	ADDQ        $0x20, CX
+	DECQ        SI
+	JNZ         turn
+	VZEROUPPER
+	RET
+
+// func open4(out *float32, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64
+// Requires: AVX, AVX2
+TEXT ·open4(SB), NOSPLIT, $0-56
+	MOVQ         out+0(FP), AX
+	MOVQ         low+8(FP), CX
+	MOVQ         high+16(FP), DX
+	MOVQ         counts+24(FP), BX
+	MOVQ         constants+32(FP), SI
+	MOVQ         turns+40(FP), DI
+	VPBROADCASTQ (SI), Y0
+	VPBROADCASTQ 8(SI), Y1
+	VPBROADCASTQ 16(SI), Y2
+	VPBROADCASTQ 24(SI), Y3
+	VPBROADCASTQ 32(SI), Y4
+	VPXOR        Y5, Y5, Y5
+
+turn:
+	VMOVDQU     (CX), Y6
+	VMOVDQU     (DX), Y7
+	VPAND       Y0, Y6, Y8
+	VPSUBQ      Y8, Y1, Y9
+	VPOR        Y9, Y5, Y5
+	VPOR        Y2, Y8, Y8
+	VSUBPD      Y3, Y8, Y8
+	VMULPD      Y4, Y8, Y8
+	VCVTPD2PSY  Y8, X8
+	VPSRLQ      (BX), Y6, Y9
+	VPSLLQ      48(BX), Y7, Y10
+	VPOR        Y10, Y9, Y9
+	VPSRLQ      96(BX), Y7, Y10
+	VPOR        Y10, Y9, Y9
+	VPAND       Y0, Y9, Y9
+	VPSUBQ      Y9, Y1, Y10
+	VPOR        Y10, Y5, Y5
+	VPOR        Y2, Y9, Y9
+	VSUBPD      Y3, Y9, Y9
+	VMULPD      Y4, Y9, Y9
+	VCVTPD2PSY  Y9, X9
+	VPSRLQ      16(BX), Y6, Y10
+	VPSLLQ      64(BX), Y7, Y11
+	VPOR        Y11, Y10, Y10
+	VPSRLQ      112(BX), Y7, Y11
+	VPOR        Y11, Y10, Y10
+	VPAND       Y0, Y10, Y10
+	VPSUBQ      Y10, Y1, Y11
+	VPOR        Y11, Y5, Y5
+	VPOR        Y2, Y10, Y10
+	VSUBPD      Y3, Y10, Y10
+	VMULPD      Y4, Y10, Y10
+	VCVTPD2PSY  Y10, X10
+	VPSRLQ      32(BX), Y6, Y6
+	VPSLLQ      80(BX), Y7, Y11
+	VPOR        Y11, Y6, Y6
+	VPSRLQ      128(BX), Y7, Y11
+	VPOR        Y11, Y6, Y6
+	VPAND       Y0, Y6, Y6
+	VPSUBQ      Y6, Y1, Y11
+	VPOR        Y11, Y5, Y5
+	VPOR        Y2, Y6, Y6
+	VSUBPD      Y3, Y6, Y6
+	VMULPD      Y4, Y6, Y6
+	VCVTPD2PSY  Y6, X6
+	VPUNPCKLDQ  X9, X8, X7
+	VPUNPCKHDQ  X9, X8, X8
+	VPUNPCKLDQ  X6, X10, X9
+	VPUNPCKHDQ  X6, X10, X10
+	VPUNPCKLQDQ X9, X7, X6
+	VPUNPCKHQDQ X9, X7, X7
+	VPUNPCKLQDQ X10, X8, X9
+	VPUNPCKHQDQ X10, X8, X8
+	VMOVDQU     X6, (AX)
+	VMOVDQU     X7, 16(AX)
+	VMOVDQU     X9, 32(AX)
+	VMOVDQU     X8, 48(AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, CX
+	ADDQ        $0x20, DX
+	DECQ        DI
+	JNZ         turn
+	VMOVMSKPD   Y5, AX
+	NEGL        AX
+	MOVLQSX     AX, AX
+	MOVQ        AX, ret+48(FP)
 	VZEROUPPER
 	RET

@@ -5,6 +5,9 @@ package kernel
 // Available reports whether this processor runs the kernels.
 const Available = false
 
+// HasCounter reports whether this processor has vector AES instructions.
+const HasCounter = false
+
 // Thresholds is the size of the sampler's table.
 const Thresholds = 40
 
@@ -18,10 +21,25 @@ func Stochastic([]uint32, []float32, []byte, float64, int64, uint32) int { retur
 func (f *Factors) Multiply([]uint64, []byte, uint64) bool { panic("kernel: not available") }
 
 // Message does nothing here.
-func (o *One) Message([]uint64, []uint64, []uint64, []int32) int { return 0 }
+func (o *One) Message(_, _, _ []uint64, _ []int32, _, _ int) int { return 0 }
 
-// Difference does nothing here.
-func (o *One) Difference([]uint64, []uint64, []uint64) int { return 0 }
+// Words does nothing here.
+func (j *Join) Words(_, _, _, _ []uint64, _ int, _ uint64) (int, uint64) { return 0, 0 }
+
+// turns is never called here: NewCounter returns nil.
+func (c *Counter) turns([]byte, *[12]byte, uint32) { panic("kernel: not available") }
+
+// Unpack does nothing here.
+func Unpack([]uint64, []byte, int, uint64, bool) (int, uint64) { return 0, 0 }
+
+// Magnitudes does nothing here.
+func Magnitudes([]float32, uint32) (int, uint64, uint32) { return 0, 0, 0 }
+
+// Fill does nothing here.
+func Fill(_, _ []uint64, _ []uint32, _ int) int { return 0 }
+
+// Open does nothing here.
+func Open(_ []float32, _, _ []uint64, _ int, _ int64, _ float64) (int, uint64) { return 0, 0 }
 
 // Transform is never called here: NewInverse returns nil.
 func (t *Inverse) Transform([]uint64) { panic("kernel: not available") }

@@ -19,15 +19,15 @@ func stochastic8(steps *uint32, values *float32, rho *byte, constants *uint64, t
 //go:noescape
 func multiply8(dst *uint64, words *byte, factors *float64, q *float64, mask uint64, turns int) uint64
 
-// message8 adds 8·turns messages of two limbs and errors to residues.
+// message8 adds 8·turns messages of two words and errors to residues. counts has log Δ, width − log Δ, 64 less that, each in 16 bytes, and the mask.
 //
 //go:noescape
-func message8(c *uint64, high *uint64, low *uint64, e *int32, q *float64, turns int)
+func message8(c *uint64, low *uint64, high *uint64, e *int32, q *float64, counts *uint64, turns int)
 
-// difference8 writes 8·turns products of differences and one factor.
+// join4 writes the words of 4·turns plaintexts of two residues. Bit 63 of the result is set when a remainder is beyond the bound.
 //
 //go:noescape
-func difference8(dst *uint64, a *uint64, b *uint64, q *float64, turns int)
+func join4(low *uint64, high *uint64, a *uint64, b *uint64, q *float64, constants *uint64, turns int) uint64
 
 // inverseFirst turns 8·blocks residues into doubles and does the first three layers.
 //
@@ -43,3 +43,43 @@ func inverseLayer(p *uint64, table *float64, q *float64, groups int, t int)
 //
 //go:noescape
 func inverseLast(p *uint64, q *float64, turns int)
+
+// counter16 writes 16·turns blocks. first has two blocks with their last word little-endian, what swaps it, the step of two blocks.
+//
+//go:noescape
+func counter16(dst *byte, keys *byte, rounds int, first *uint32, turns int)
+
+// unpack51 writes 8·turns residues of 51 bits. q has q − 1 and the mask. Bit 63 of the result is set when one is not below q.
+//
+//go:noescape
+func unpack51(dst *uint64, src *byte, q *uint64, turns int) uint64
+
+// add51 adds 8·turns residues of 51 bits. q has q − 1 and the mask. Bit 63 of the result is set when one is not below q.
+//
+//go:noescape
+func add51(dst *uint64, src *byte, q *uint64, turns int) uint64
+
+// unpack52 writes 8·turns residues of 52 bits. q has q − 1 and the mask. Bit 63 of the result is set when one is not below q.
+//
+//go:noescape
+func unpack52(dst *uint64, src *byte, q *uint64, turns int) uint64
+
+// add52 adds 8·turns residues of 52 bits. q has q − 1 and the mask. Bit 63 of the result is set when one is not below q.
+//
+//go:noescape
+func add52(dst *uint64, src *byte, q *uint64, turns int) uint64
+
+// magnitudes16 writes to out, for each of 8 lanes of 16·turns values, how many magnitudes have bits above last, and the largest bits.
+//
+//go:noescape
+func magnitudes16(values *float32, last uint32, turns int, out *uint32)
+
+// fill4 packs 16·turns steps into 4·turns coefficients of four lanes.
+//
+//go:noescape
+func fill4(low *uint64, high *uint64, steps *uint32, counts *uint64, turns int)
+
+// open4 writes 16·turns values of 4·turns coefficients of four lanes. Bit 63 of the result is set when a lane exceeds the limit.
+//
+//go:noescape
+func open4(out *float32, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64

@@ -13,10 +13,18 @@ func main() {
 	stochastic()
 	multiply()
 	message()
-	difference()
+	join()
 	first()
 	layer()
 	last()
+	counter()
+	for _, width := range []int{51, 52} {
+		unpack(width, false)
+		unpack(width, true)
+	}
+	magnitudes()
+	fill()
+	open()
 	Generate()
 }
 
@@ -201,12 +209,7 @@ func multiply() {
 	ADDQ(Imm(128), factors)
 	DECQ(turns)
 	JNZ(LabelRef("turn"))
-	sign := GP32()
-	VMOVMSKPD(bad, sign)
-	NEGL(sign) // bit 31 when any lane's is set
-	wide := GP64()
-	MOVLQSX(sign, wide)
-	Store(wide, ReturnIndex(0))
+	storeSign(bad)
 	VZEROUPPER()
 	RET()
 }
@@ -226,79 +229,6 @@ func (m modulus) residue(magic, zero, x VecVirtual) {
 	VADDPD(s, x, x)
 	VADDPD(magic, x, x)
 	VXORPD(magic, x, x)
-}
-
-// message: c + Σ limb·2^(l·width) + e modulo q.
-func message() {
-	TEXT("message8", NOSPLIT, "func(c *uint64, high *uint64, low *uint64, e *int32, q *float64, turns int)")
-	Doc("message8 adds 8·turns messages of two limbs and errors to residues.")
-	Pragma("noescape")
-	c, high, low := Load(Param("c"), GP64()), Load(Param("high"), GP64()), Load(Param("low"), GP64())
-	e, q, turns := Load(Param("e"), GP64()), Load(Param("q"), GP64()), Load(Param("turns"), GP64())
-	m := loadModulus(q)
-	magic, w, wq, zero := YMM(), YMM(), YMM(), YMM()
-	VBROADCASTSD(Mem{Base: q, Disp: 16}, magic)
-	VBROADCASTSD(Mem{Base: q, Disp: 24}, w)
-	VBROADCASTSD(Mem{Base: q, Disp: 32}, wq)
-	VXORPD(zero, zero, zero)
-	Label("turn")
-	for i := range 2 {
-		x, y := YMM(), YMM()
-		VMOVDQU(Mem{Base: high, Disp: 32 * i}, x)
-		double(magic, x)
-		m.product(x, w, wq)
-		for _, more := range []Register{low, c} {
-			VMOVDQU(Mem{Base: more, Disp: 32 * i}, y)
-			double(magic, y)
-			VADDPD(y, x, x)
-		}
-		VCVTDQ2PD(Mem{Base: e, Disp: 16 * i}, y)
-		VADDPD(y, x, x)
-		m.residue(magic, zero, x)
-		VMOVUPD(x, Mem{Base: c, Disp: 32 * i})
-	}
-	for _, p := range []Register{c, high, low} {
-		ADDQ(Imm(64), p)
-	}
-	ADDQ(Imm(32), e)
-	DECQ(turns)
-	JNZ(LabelRef("turn"))
-	VZEROUPPER()
-	RET()
-}
-
-// difference: (a − b)·w modulo q.
-func difference() {
-	TEXT("difference8", NOSPLIT, "func(dst *uint64, a *uint64, b *uint64, q *float64, turns int)")
-	Doc("difference8 writes 8·turns products of differences and one factor.")
-	Pragma("noescape")
-	dst, a, b := Load(Param("dst"), GP64()), Load(Param("a"), GP64()), Load(Param("b"), GP64())
-	q, turns := Load(Param("q"), GP64()), Load(Param("turns"), GP64())
-	m := loadModulus(q)
-	magic, w, wq, zero := YMM(), YMM(), YMM(), YMM()
-	VBROADCASTSD(Mem{Base: q, Disp: 16}, magic)
-	VBROADCASTSD(Mem{Base: q, Disp: 24}, w)
-	VBROADCASTSD(Mem{Base: q, Disp: 32}, wq)
-	VXORPD(zero, zero, zero)
-	Label("turn")
-	for i := range 2 {
-		x, y := YMM(), YMM()
-		VMOVDQU(Mem{Base: a, Disp: 32 * i}, x)
-		VMOVDQU(Mem{Base: b, Disp: 32 * i}, y)
-		double(magic, x)
-		double(magic, y)
-		VSUBPD(y, x, x)
-		m.product(x, w, wq)
-		m.residue(magic, zero, x)
-		VMOVUPD(x, Mem{Base: dst, Disp: 32 * i})
-	}
-	for _, p := range []Register{dst, a, b} {
-		ADDQ(Imm(64), p)
-	}
-	DECQ(turns)
-	JNZ(LabelRef("turn"))
-	VZEROUPPER()
-	RET()
 }
 
 // first: integers to doubles and the layers of distance 1, 2 and 4, eight
