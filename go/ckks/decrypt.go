@@ -15,7 +15,6 @@ type Decryptor struct {
 	public *expander
 	secret []factor
 	sums   [][]uint64
-	poly   []uint64
 	bound  uint64
 }
 
@@ -33,7 +32,7 @@ func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms u
 	if err := checkSecret(s.Preset, secret, terms); err != nil {
 		return nil, err
 	}
-	d := &Decryptor{context: c, scheme: s, sums: c.planes(), poly: make([]uint64, c.N()), bound: s.NoiseBound(squares)}
+	d := &Decryptor{context: c, scheme: s, sums: c.planes(), bound: s.NoiseBound(squares)}
 	if d.bound > uint64(1)<<(s.LogDelta-1) {
 		return nil, fmt.Errorf("squared weights of %d are more than the scheme carries: %w", squares, errs.ErrParameters)
 	}
@@ -59,26 +58,22 @@ func (d *Decryptor) Decrypt(words [][]uint64, b []byte, want frame.Header) error
 	first, second := frame.BlockSize(n, d.Width), frame.BlockSize(d.N(), d.Width)
 	mask := body[len(d.fields)*first:]
 	for j := range d.fields {
-		f := &d.fields[j]
+		f, poly := &d.fields[j], d.sums[j]
 		if want.Components == 1 {
-			d.public.multiply(d.poly, &d.secret[j], want.Chunk, j, f, d.Width)
+			d.public.multiply(poly, &d.secret[j], want.Chunk, j, f, d.Width)
 		} else {
-			if !frame.Unpack(d.poly, mask[:second], d.Width, f.q) {
+			if !frame.Unpack(poly, mask[:second], d.Width, f.q) {
 				return frame.Noncanonical(1, j)
 			}
 			mask = mask[second:]
-			f.sub.NTT(d.poly, d.poly)
-			f.product(d.poly, d.poly, d.secret[j].montgomery)
+			f.sub.NTT(poly, poly)
+			f.product(poly, poly, d.secret[j].montgomery)
 		}
-		f.inverse(d.poly)
-		sum := d.sums[j][:n]
-		if !frame.Unpack(sum, body[:first], d.Width, f.q) {
+		f.inverse(poly)
+		if !frame.UnpackAdd(poly[:n], body[:first], d.Width, f.q) {
 			return frame.Noncanonical(0, j)
 		}
 		body = body[first:]
-		for i, v := range sum {
-			sum[i] = below(v+d.poly[i], f.q)
-		}
 	}
 	if !d.join(words, d.sums, n, d.scheme.LogDelta, d.bound) {
 		return fmt.Errorf("chunk %d: residual noise exceeds %d: %w", want.Chunk, d.bound, errs.ErrDecrypt)

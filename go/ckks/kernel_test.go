@@ -198,6 +198,11 @@ func TestTheFastJoinIsThePortableOne(t *testing.T) {
 							}
 						}
 					}
+					for j := range residues {
+						for i := range n {
+							residues[j][i] += c.fields[j].q * rng.Uint64N(2) // below 2q
+						}
+					}
 					join := func(c *context) ([][]uint64, bool) {
 						words := [][]uint64{make([]uint64, n), make([]uint64, n)}
 						ok := c.join(words, [][]uint64{slices.Clone(residues[0]), slices.Clone(residues[1])}, n, logDelta, bound)

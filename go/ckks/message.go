@@ -90,7 +90,7 @@ func (f *field) finish(v uint64, width int, mask uint64) uint64 {
 	return below(v&mask+v>>width*f.c, f.q)
 }
 
-// join turns residues x_j into plaintext words: the integer x modulo Q that
+// join turns residues x_j, below 2·q_j, into plaintext words: the integer x modulo Q that
 // they stand for, plus Δ/2 modulo Q, divided by Δ. It reports whether every
 // remainder, the sum of the errors, is within bound. The residues are
 // overwritten.
@@ -112,8 +112,9 @@ func (c *context) joinTwo(words, residues [][]uint64, n, logDelta int, bound uin
 	r0, r1 := residues[0][done:n], residues[1][done:n]
 	w0, w1 := words[0][done:n], words[1][done:n]
 	for i, v := range r0 {
-		// Primes share their bit length: r0 is below 2·q1.
-		hi, lo := bits.Mul64(f.mul(r1[i]+f.q-below(v, f.q), inv), q0)
+		// Primes share their bit length: what is below q0 is below 2·q1.
+		v = below(v, q0)
+		hi, lo := bits.Mul64(f.mul(below(r1[i], f.q)+f.q-below(v, f.q), inv), q0)
 		lo, carry := bits.Add64(lo, v, 0)
 		hi += carry
 		lo, carry = bits.Add64(lo, half, 0)
@@ -139,7 +140,7 @@ func (c *context) joinAny(words, residues [][]uint64, n, logDelta int, bound uin
 		var digit, x [maxPrimes]uint64
 		for j := range k {
 			f := &c.fields[j]
-			v := residues[j][i]
+			v := below(residues[j][i], f.q)
 			for l := range j {
 				v = f.mul(v+f.q-below(digit[l], f.q), c.inverse[j][l])
 			}

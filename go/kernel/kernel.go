@@ -12,3 +12,10 @@
 package kernel
 
 //go:generate go run ./gen -out kernel_amd64.s -stubs stubs_amd64.go -pkg kernel
+
+// DotWidth and DotRun bound what [Dot] adds up: 2^27·2^31 a product, DotRun/4
+// of them in a word of 64 bits.
+const (
+	DotWidth = 27
+	DotRun   = 256
+)

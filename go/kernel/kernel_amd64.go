@@ -183,6 +183,27 @@ func Open(out []float32, low, high []uint64, width int, offset int64, scale floa
 	return 4 * turns, bad
 }
 
+// Dot is Σ v_i·lower_i and Σ v_i·upper_i, four sums each, over the first
+// values, four at a time, and how many: v_i is bits [at, at+width) of
+// coefficient i in two words, at below 64, of which high does not count when
+// they end in low, and factors are lower + upper·2^32. Widths are at most [DotWidth],
+// halves below 2^31, and there are at most [DotRun] values.
+func Dot(low, high, factors []uint64, at, width int) (lower, upper [4]uint64, done int) {
+	turns := min(len(low), DotRun) / 4
+	if !Available || turns == 0 || width > DotWidth {
+		return lower, upper, 0
+	}
+	high, factors = high[:len(low)], factors[:len(low)]
+	up := uint64(64 - at)
+	if at+width <= 64 {
+		up = 64 // shifts everything out
+	}
+	counts := [5]uint64{uint64(at), 0, up, 0, 1<<width - 1}
+	var out [8]uint64
+	dot4(&low[0], &high[0], &factors[0], &counts[0], turns, &out[0])
+	return [4]uint64(out[:4]), [4]uint64(out[4:]), 4 * turns
+}
+
 // Transform does t's inverse transform in place on residues below q.
 func (t *Inverse) Transform(p []uint64) {
 	p = p[:t.n]

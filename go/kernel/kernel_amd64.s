@@ -1611,3 +1611,41 @@ turn:
 	MOVQ        AX, ret+48(FP)
 	VZEROUPPER
 	RET
+
+// func dot4(low *uint64, high *uint64, factors *uint64, counts *uint64, turns int, out *uint64)
+// Requires: AVX, AVX2
+TEXT ·dot4(SB), NOSPLIT, $0-48
+	MOVQ         low+0(FP), AX
+	MOVQ         high+8(FP), CX
+	MOVQ         factors+16(FP), DX
+	MOVQ         counts+24(FP), BX
+	MOVQ         turns+32(FP), SI
+	MOVQ         out+40(FP), DI
+	VMOVDQU      (BX), X0
+	VMOVDQU      16(BX), X1
+	VPBROADCASTQ 32(BX), Y2
+	VMOVDQU      (DI), Y3
+	VMOVDQU      32(DI), Y4
+
+turn:
+	VMOVDQU  (AX), Y5
+	VMOVDQU  (CX), Y6
+	VMOVDQU  (DX), Y7
+	VPSRLQ   X0, Y5, Y5
+	VPSLLQ   X1, Y6, Y6
+	VPOR     Y6, Y5, Y5
+	VPAND    Y2, Y5, Y5
+	VPMULUDQ Y7, Y5, Y6
+	VPADDQ   Y6, Y3, Y3
+	VPSRLQ   $0x20, Y7, Y7
+	VPMULUDQ Y7, Y5, Y6
+	VPADDQ   Y6, Y4, Y4
+	ADDQ     $0x20, AX
+	ADDQ     $0x20, CX
+	ADDQ     $0x20, DX
+	DECQ     SI
+	JNZ      turn
+	VMOVDQU  Y3, (DI)
+	VMOVDQU  Y4, 32(DI)
+	VZEROUPPER
+	RET

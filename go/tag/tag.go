@@ -23,6 +23,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
+
+	"github.com/cryptflow/cryptflow/go/kernel"
 )
 
 // Key is a round's tag key. It never prints itself.
@@ -66,6 +68,7 @@ type Hasher struct {
 	key    Key
 	places []place
 	point  uint64
+	width  int
 }
 
 // place is one symbol of a coefficient: where it lies, and the powers of the
@@ -75,6 +78,15 @@ type place struct {
 	shift, back uint
 	mask        uint64
 	powers      []uint64
+	lanes       []lane // nil: powers are used
+}
+
+// lane is one lane of a place. Its factors are the powers times 2^(bit of the
+// lane in its symbol), the lower 31 bits and, from bit 32 on, the upper 30.
+type lane struct {
+	word    int
+	at      int
+	factors []uint64
 }
 
 // New prepares tags of chunks of up to n coefficients, each of words 64-bit
@@ -92,6 +104,7 @@ func New(key Key, n, words, lanes, width int) *Hasher {
 		p.powers = make([]uint64, n)
 		h.places = append(h.places, p)
 	}
+	h.width = width
 	x := uint64(1)
 	for i := range n {
 		for _, p := range h.places {
@@ -99,7 +112,27 @@ func New(key Key, n, words, lanes, width int) *Hasher {
 			p.powers[i] = x
 		}
 	}
+	if kernel.Available && width <= kernel.DotWidth {
+		h.split(lanes, words)
+	}
 	return h
+}
+
+// split prepares the lanes of every place for the kernel.
+func (h *Hasher) split(lanes, words int) {
+	group := GroupBits / h.width
+	for k := range h.places {
+		p := &h.places[k]
+		for j := range min(group, lanes-k*group) {
+			bit := (k*group + j) * h.width
+			l := lane{word: bit / 64, at: bit % 64, factors: make([]uint64, len(p.powers))}
+			for i, x := range p.powers {
+				y := mul(x, 1<<(j*h.width))
+				l.factors[i] = y&(1<<31-1) | y>>31<<32
+			}
+			p.lanes = append(p.lanes, l)
+		}
+	}
 }
 
 // Client is the constant of one client: no contribution can stand for
@@ -123,14 +156,35 @@ func (h *Hasher) Chunk(chunk uint32, words [][]uint64, n int) uint64 {
 	sum := uint64(0)
 	for k := range h.places {
 		p := &h.places[k]
-		low := words[p.word][:n]
+		done := 0
+		if p.lanes != nil {
+			done = n &^ 3
+			for _, l := range p.lanes {
+				sum = add(sum, l.dot(words, done, h.width))
+			}
+		}
+		low := words[p.word][done:n]
 		high := low
 		if p.back < 64 {
-			high = words[p.word+1][:n]
+			high = words[p.word+1][done:n]
 		}
-		sum = add(sum, p.dot(low, high))
+		sum = add(sum, p.dot(low, high, p.powers[done:]))
 	}
 	return mul(sum, h.factor(chunk))
+}
+
+// dot is Σ v_i·factors_i over the first n coefficients, n a multiple of 4.
+func (l *lane) dot(words [][]uint64, n, width int) uint64 {
+	low, high := words[l.word][:n], words[min(l.word+1, len(words)-1)][:n]
+	sum := uint64(0)
+	for at := 0; at < n; {
+		lower, upper, done := kernel.Dot(low[at:], high[at:], l.factors[at:n], l.at, width)
+		for i := range lower {
+			sum = add(sum, add(reduce(lower[i]), mul(reduce(upper[i]), 1<<31)))
+		}
+		at += done
+	}
+	return sum
 }
 
 // run is how many products are added before they are reduced: each is below
@@ -138,13 +192,13 @@ func (h *Hasher) Chunk(chunk uint32, words [][]uint64, n int) uint64 {
 const run = 64
 
 // dot is Σ s_i·powers_i.
-func (p *place) dot(low, high []uint64) uint64 {
+func (p *place) dot(low, high, powers []uint64) uint64 {
 	sum := uint64(0)
 	shift, back, mask := p.shift&63, p.back&63, p.mask
 	join := -(uint64(p.back)>>6 ^ 1) // all ones where the symbol spans two words
 	for at := 0; at < len(low); at += run {
 		end := min(at+run, len(low))
-		a, b, c := low[at:end], high[at:end], p.powers[at:end]
+		a, b, c := low[at:end], high[at:end], powers[at:end]
 		b, c = b[:len(a)], c[:len(a)]
 		var hi, lo, carry uint64
 		for i := range a {

@@ -25,6 +25,7 @@ func main() {
 	magnitudes()
 	fill()
 	open()
+	dot()
 	Generate()
 }
 
