@@ -43,6 +43,14 @@ func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms u
 	return d, nil
 }
 
+// Fork makes a decryptor of the same round for another goroutine; it shares
+// what is never modified.
+func (d *Decryptor) Fork() *Decryptor {
+	other := *d
+	other.public, other.sums = d.public.fork(), d.planes()
+	return &other
+}
+
 // Decrypt opens the frame b, which must have the header want, into words: the
 // sum of the plaintexts of its terms, times their weights. It returns
 // ErrDecrypt when any residual error exceeds the bound, as it does under a

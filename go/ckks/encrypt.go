@@ -38,14 +38,33 @@ func newEncryptor(s *params.Scheme, specDigest *[32]byte, noise *Seed) (*Encrypt
 	if err != nil {
 		return nil, err
 	}
-	return &Encryptor{
-		context: c, scheme: s, noise: stream,
-		buf:      make([]byte, 8*c.N()+tail),
-		rounding: make([]byte, 4*max(s.ChunkValues(), c.N())+tail),
-		small:    make([]int32, c.N()),
-		limbs:    c.planes(),
-		poly:     make([]uint64, c.N()),
-	}, nil
+	e := &Encryptor{context: c, scheme: s, noise: stream}
+	e.rooms()
+	return e, nil
+}
+
+// rooms makes what belongs to one encryptor alone.
+func (e *Encryptor) rooms() {
+	e.buf = make([]byte, 8*e.N()+tail)
+	e.rounding = make([]byte, 4*max(e.scheme.ChunkValues(), e.N())+tail)
+	e.small = make([]int32, e.N())
+	e.limbs = e.planes()
+	e.poly = make([]uint64, e.N())
+}
+
+// Fork makes an encryptor of the same contribution for another goroutine: it
+// gives the same frames, and shares what is never modified.
+func (e *Encryptor) Fork() *Encryptor {
+	other := *e
+	other.noise = e.noise.fork()
+	other.rooms()
+	if e.public != nil {
+		other.public = e.public.fork()
+	}
+	if e.u != nil {
+		other.u = e.planes()
+	}
+	return &other
 }
 
 // NewSumKeyEncryptor makes an encryptor under the secret that the key seed

@@ -24,6 +24,11 @@ func newExpander(keyBase *[32]byte, n int) (*expander, error) {
 	return &expander{stream: s, buf: make([]byte, 8*n+tail)}, nil
 }
 
+// fork is another expander of the same polynomials.
+func (x *expander) fork() *expander {
+	return &expander{stream: x.stream.fork(), buf: make([]byte, len(x.buf))}
+}
+
 // expand writes a_{chunk,j} to dst, in the NTT domain: little-endian 64-bit
 // words masked to width bits; words not below q are skipped. a is public, so
 // the branch on a skipped word reveals nothing.

@@ -73,6 +73,16 @@ func newPlainKeystream(key []byte) (*keystream, error) {
 	return &keystream{aead: aead}, nil
 }
 
+// fork is another keystream of the same key.
+func (k *keystream) fork() *keystream {
+	other := &keystream{aead: k.aead}
+	if k.fast != nil {
+		fast := *k.fast
+		other.fast = &fast
+	}
+	return other
+}
+
 // tail is the room that a buffer for fill needs behind its n bytes.
 const tail = 16
 

@@ -54,10 +54,13 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 		round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads),
 		hasher: r.hasher(), tags: make([]chunkTag, geometry.ControlIndex()),
 	}
-	for range threads {
-		d, err := ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
-		if err != nil {
-			return nil, err
+	d, err := ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
+	if err != nil {
+		return nil, err
+	}
+	for k := range threads {
+		if k > 0 {
+			d = d.Fork()
 		}
 		o.pool <- &openWorker{decryptor: d, embedding: newEmbedding(r.Scheme), words: planes(r.Scheme)}
 	}

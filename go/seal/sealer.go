@@ -80,13 +80,17 @@ type leaf struct {
 	known bool
 }
 
-// sealWorker is one core's share: an encryptor and two frames, one being
-// filled while the other is emitted.
+// depth is how many frames a worker may be ahead of emit. With few of them
+// workers and emit wait for each other, and every wait puts a core to sleep.
+const depth = 4
+
+// sealWorker is one core's share: an encryptor and frames, of which one is
+// being filled while others wait to be emitted.
 type sealWorker struct {
 	encryptor *ckks.Encryptor
 	embedding *embedding // nil with lanes
 	words     [][]uint64
-	slots     [2]slot
+	slots     [depth]slot
 	ready     chan int // filled slots, in order
 	free      chan int // slots that may be filled
 	hash      hash.Hash
@@ -148,33 +152,34 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	if s.hasher != nil && s.constant == 0 {
 		return nil, fmt.Errorf("a contribution with a tag needs its client's name: %w", errs.ErrArgument)
 	}
-	for range threads {
-		w, err := newSealWorker(r, secrets, geometry)
-		if err != nil {
-			return nil, err
+	encryptor, err := newEncryptor(r, secrets)
+	if err != nil {
+		return nil, err
+	}
+	for k := range threads {
+		if k > 0 {
+			encryptor = encryptor.Fork()
 		}
-		s.workers = append(s.workers, w)
+		s.workers = append(s.workers, newSealWorker(r, encryptor, geometry))
 	}
 	return s, nil
 }
 
-func newSealWorker(r Round, secrets Secrets, g frame.Geometry) (*sealWorker, error) {
-	w := &sealWorker{ready: make(chan int, 2), free: make(chan int, 2), hash: sha256.New(), words: planes(r.Scheme)}
-	var err error
+func newEncryptor(r Round, secrets Secrets) (*ckks.Encryptor, error) {
 	if r.Scheme.Mode == params.SumKey {
-		w.encryptor, err = ckks.NewSumKeyEncryptor(r.Scheme, r.SpecDigest, secrets.Key, secrets.Noise)
-	} else {
-		w.encryptor, err = ckks.NewPublicKeyEncryptor(r.Scheme, r.SpecDigest, r.Nonce, r.PublicKey, secrets.Noise)
+		return ckks.NewSumKeyEncryptor(r.Scheme, r.SpecDigest, secrets.Key, secrets.Noise)
 	}
-	if err != nil {
-		return nil, err
-	}
+	return ckks.NewPublicKeyEncryptor(r.Scheme, r.SpecDigest, r.Nonce, r.PublicKey, secrets.Noise)
+}
+
+func newSealWorker(r Round, encryptor *ckks.Encryptor, g frame.Geometry) *sealWorker {
+	w := &sealWorker{ready: make(chan int, depth), free: make(chan int, depth), hash: sha256.New(), words: planes(r.Scheme), encryptor: encryptor}
 	w.embedding = newEmbedding(r.Scheme)
 	size := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
 	for i := range w.slots {
 		w.slots[i].buf = make([]byte, size)
 	}
-	return w, nil
+	return w
 }
 
 // planes makes room for one plaintext.
@@ -342,8 +347,9 @@ func (w *sealWorker) reset() {
 	for len(w.free) > 0 {
 		<-w.free
 	}
-	w.free <- 0
-	w.free <- 1
+	for at := range depth {
+		w.free <- at
+	}
 }
 
 // run fills every step-th frame from first on.
