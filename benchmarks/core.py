@@ -2,17 +2,18 @@
 
 Runs ``go run ./go/cmd/corebench`` (frames as they are sent), the same through
 ``cryptflow.hazmat`` (Arrow arrays in and out of Python), numpy's addition of
-plain float32, TenSEAL, and OpenFHE's Python package, one after the other, and
+plain float32, TenSEAL, and OpenFHE's Python package. All but the last take turns
+in several passes, so that a slow minute of the machine meets them alike. It
 writes ``results/core.json``: machine, versions, and rows of ``{what, system,
 parameters, clients, values, threads, values_per_second, bytes_per_value,
 runs}``. ``what`` is encrypt (with serialising), fold or decrypt (both with
 parsing). Values are those of one client for encrypt and decrypt, of all
-clients for fold; runs are values per second of each run after one that does
-not count, and ``values_per_second`` is their median. A peer that does not
-import is listed in ``missing`` with the reason.
+clients for fold; runs are values per second of each run after one of every
+pass that does not count, and ``values_per_second`` is their median. A peer that
+does not import is listed in ``missing`` with the reason.
 
 Usage: ``python benchmarks/core.py [--output FILE] [--values N] [--runs N]
-[--openfhe-python PYTHON]``
+[--passes N] [--openfhe-python PYTHON]``
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 from machine import RESULTS, Row, corebench, cores, write  # noqa: E402
 from table import goals, table  # noqa: E402
-from timing import measure, one_core  # noqa: E402
+from timing import Work, median, one_core  # noqa: E402
 
 #: The quantisation step of 16 bits: the precision asked of every system.
 STEP = 1 / (2**15 - 1)
@@ -41,8 +42,8 @@ STEP = 1 / (2**15 - 1)
 HERE = Path(__file__).resolve().parent
 
 
-def numpy_rows(updates: list[Any], runs: int) -> list[Row]:
-    """Measure the addition of plain float32 arrays."""
+def numpy_works(updates: list[Any]) -> list[Work]:
+    """Prepare the addition of plain float32 arrays."""
     total = np.empty_like(updates[0])
 
     def add() -> None:
@@ -58,11 +59,11 @@ def numpy_rows(updates: list[Any], runs: int) -> list[Row]:
         "values": len(total),
         "bytes_per_value": 4.0,
     }
-    return [measure(row, len(total) * len(updates), runs, add)]
+    return [Work(row, len(total) * len(updates), add)]
 
 
-def hazmat_rows(updates: list[Any], runs: int) -> list[Row]:
-    """Measure the raw operations as Python calls them, on one core and all."""
+def hazmat_works(updates: list[Any]) -> list[Work]:
+    """Prepare the raw operations as Python calls them, on one core and all."""
     from cryptflow import hazmat
 
     clients, values = len(updates), len(updates[0])
@@ -84,18 +85,15 @@ def hazmat_rows(updates: list[Any], runs: int) -> list[Row]:
     )
     out = []
     for what, counted, do in work:
-        with one_core():
-            out.append(measure({"what": what, **row}, counted, runs, do))
+        out.append(Work({"what": what, **row}, counted, do))
         if cores() > 1:
             every = {"what": what, **row, "threads": cores()}
-            out.append(measure(every, counted, runs, do))
+            out.append(Work(every, counted, do, alone=False))
     return out
 
 
-def tenseal_rows(
-    updates: list[Any], runs: int, missing: list[dict[str, str]]
-) -> list[Row]:
-    """Measure TenSEAL, or say why not."""
+def tenseal_works(updates: list[Any], missing: list[dict[str, str]]) -> list[Work]:
+    """Prepare TenSEAL, or say why not."""
     try:
         importlib.import_module("tenseal")
     except ImportError as error:
@@ -104,7 +102,15 @@ def tenseal_rows(
     import tenseal_peer
 
     with one_core():
-        return tenseal_peer.rows(updates, STEP, runs)
+        return tenseal_peer.works(updates, STEP)
+
+
+def joined(passes: list[list[Row]]) -> list[Row]:
+    """Put the runs of the same rows of all passes together."""
+    return [
+        same[0] | median([rate for row in same for rate in row["runs"]])
+        for same in zip(*passes, strict=True)
+    ]
 
 
 def openfhe_rows(
@@ -146,7 +152,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "core.json")
     parser.add_argument("--values", type=int, default=1 << 20)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=3, help="in each pass")
+    parser.add_argument("--passes", type=int, default=3)
     parser.add_argument(
         "--openfhe-python",
         metavar="PYTHON",
@@ -156,21 +163,30 @@ def main() -> None:
     arguments = parser.parse_args()
     values, clients, runs = arguments.values, arguments.clients, arguments.runs
 
-    flags = [f"--values={values}", f"--clients={clients}", f"--runs={runs}"]
-    rows: list[Row] = corebench(*flags, f"--threads={','.join(map(str, counts()))}")
     rng, missing = np.random.default_rng(1), []
     updates = [
         rng.normal(0, 0.2, values).clip(-1, 1).astype(np.float32)
         for _ in range(clients)
     ]
-    rows += hazmat_rows(updates, runs)
-    with one_core():
-        rows += numpy_rows(updates, runs)
-    rows += tenseal_rows(updates, runs, missing)
+    works = [
+        *hazmat_works(updates),
+        *numpy_works(updates),
+        *tenseal_works(updates, missing),
+    ]
+    flags = [f"--values={values}", f"--clients={clients}", f"--runs={runs}"]
+    flags.append(f"--threads={','.join(map(str, counts()))}")
+    core: list[list[Row]] = []
+    for n in range(arguments.passes):
+        print(f"pass {n + 1} of {arguments.passes}", file=sys.stderr)
+        core.append(corebench(*flags))
+        for work in works:
+            work.measure(runs)
+    rows = joined(core) + [work.result() for work in works]
     pythons = [sys.executable]
     if arguments.openfhe_python:
         pythons.append(arguments.openfhe_python)
-    rows += openfhe_rows(pythons, values, clients, runs, missing)
+    every = runs * arguments.passes
+    rows += openfhe_rows(pythons, values, clients, every, missing)
 
     print(table(rows))
     for gap in missing:

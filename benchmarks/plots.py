@@ -16,6 +16,9 @@ COLOURS = {
     "numpy": "#8d99ae",
     "tenseal": "#c8553d",
     "openfhe": "#e3a857",
+    "numpy over TCP": "#8d99ae",
+    "Flower FedAvg": "#e3a857",
+    "NVIDIA FLARE HE": "#c8553d",
 }
 NAMES = {
     "cryptflow": "CryptFlow",
@@ -161,4 +164,39 @@ def shares(result: Row, path: Path) -> None:
             loc="left",
             fontweight="bold",
         )
+        save(figure, path)
+
+
+def rounds(result: Row, path: Path) -> None:
+    """Draw seconds of a round of four clients for each size, on a log scale."""
+    rows = [r for r in result["rows"] if r["clients"] == 4]
+    sizes = sorted({r["values"] for r in rows})
+    with plt.rc_context(STYLE):
+        counts = [sum(r["values"] == n for r in rows) for n in sizes]
+        figure, axes = plt.subplots(
+            len(sizes),
+            1,
+            figsize=(9, 0.42 * sum(counts) + 0.7 * len(sizes)),
+            height_ratios=counts,
+            sharex=True,
+            squeeze=False,
+        )
+        for axis, n in zip(axes[:, 0], sizes, strict=True):
+            shown = []
+            for r in (r for r in rows if r["values"] == n):
+                more = r["parameters"].rpartition(", ")[2]
+                if r["system"] == "Flower FedAvg":
+                    more = r["parameters"].partition(", ")[2].partition(",")[0]
+                    name = f"Flower FedAvg, {more}, plaintext"
+                elif r["system"] == "cryptflow":
+                    name = f"CryptFlow, ranges {more.removeprefix('ranges ')}"
+                else:
+                    name = r["system"]
+                text = f"{r['seconds']:.3g} s"
+                shown.append((name, r["seconds"], r["system"], text))
+            axis.set_xscale("log")
+            bars(axis, shown)
+            axis.set_title(f"{n / 1e6:.2f} M values", loc="left", fontweight="bold")
+        axes[-1, 0].set_xlabel("seconds of a round of four clients, logarithmic")
+        figure.tight_layout()
         save(figure, path)

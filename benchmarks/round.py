@@ -2,29 +2,38 @@
 
 Four (or eight) client processes, an aggregator and a key service over mutual
 TLS, updates of published model sizes, 16 bits: seconds from the first client's
-call to the last client's mean, peak resident memory, bytes each way. Beside
-them, in the same run, as many processes that send float32 over plain TCP to a
-summing numpy server. Writes ``results/round.json``.
+call to the last client's mean, peak resident memory, bytes each way; with a
+fixed range, and with ranges that the cohort negotiates first, the default.
 
-Usage: ``python benchmarks/round.py [--output FILE] [--runs N] [--sizes M ...]``
+Beside them, in the same run: as many processes that send float32 over plain TCP
+to a summing numpy server (before and after ours), and for four clients and up to
+11.7 M values Flower's plaintext FedAvg and NVIDIA FLARE's classes for
+homomorphic encryption, each where it is installed. Writes
+``results/round.json``: rows, and in ``missing`` which peers there are none of,
+and why.
+
+Usage: ``python benchmarks/round.py [--output FILE] [--runs N] [--sizes M ...]
+[--clients N ...] [--flower-python PYTHON] [--nvflare-python PYTHON]``
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import multiprocessing as mp
 import os
-import platform
 import re
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import RESULTS, Row, write
+from table import aligned
 
 #: Values and tensors of each model.
 MODELS = {
@@ -32,6 +41,12 @@ MODELS = {
     "11.7M": (11_689_512, 62),
     "25.6M": (25_557_032, 161),
 }
+
+
+#: What peers are measured with; their rounds take minutes.
+PEER_CLIENTS, PEER_VALUES, PEER_RUNS = 4, 12_000_000, 2
+
+HERE = Path(__file__).resolve().parent
 
 
 def layout_of(values: int, tensors: int) -> list[tuple[str, tuple[int]]]:
@@ -81,8 +96,10 @@ def services(cluster: Any) -> dict[str, int]:
     return found
 
 
-def ours(values: int, tensors: int, clients: int, runs: int) -> dict[str, Any]:
-    """Measure rounds of CryptFlow."""
+def ours(
+    values: int, tensors: int, clients: int, runs: int, value_range: float | None
+) -> Row:
+    """Measure rounds of CryptFlow; without a range, the cohort negotiates."""
     import cryptflow
 
     spawn = mp.get_context("spawn")
@@ -93,6 +110,7 @@ def ours(values: int, tensors: int, clients: int, runs: int) -> dict[str, Any]:
             (layout_of(values, tensors), np.zeros(values, np.float32)),
             rounds=runs + 1,
             weight_cap=10,
+            value_range=value_range,
         )
         processes = [
             spawn.Process(
@@ -123,7 +141,8 @@ def ours(values: int, tensors: int, clients: int, runs: int) -> dict[str, Any]:
     }
     return {
         "system": "cryptflow",
-        "parameters": f"{made['preset']} {made['mode']} b={made['bits']}",
+        "parameters": f"{made['preset']} {made['mode']} b={made['bits']}, ranges "
+        + ("negotiated" if value_range is None else "fixed"),
         "seconds": statistics.median(seconds),
         "runs": seconds,
         "phases": phases,
@@ -154,7 +173,7 @@ def plain_client(port: int, values: int, runs: int, start: Any, out: Any) -> Non
             out.put((began, time.monotonic()))
 
 
-def plain(values: int, clients: int, runs: int) -> dict[str, Any]:
+def plain(values: int, clients: int, runs: int) -> Row:
     """Measure a server that adds float32 from plain TCP."""
     spawn = mp.get_context("spawn")
     start, out = spawn.Barrier(clients), spawn.Queue()
@@ -195,69 +214,107 @@ def plain(values: int, clients: int, runs: int) -> dict[str, Any]:
     }
 
 
+def peer(python: str, script: str, *sizes: int) -> Row | str:
+    """Run a peer's script; return its row, or why there is none."""
+    words = [python, str(HERE / f"{script}.py"), *map(str, sizes)]
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        row: Row = json.loads(done.stdout.splitlines()[-1])
+        return row
+    said = (done.stdout if done.returncode == 3 else done.stderr).strip()
+    return said.splitlines()[-1] if said else f"exit {done.returncode}"
+
+
+def peers(
+    values: int, tensors: int, clients: int, pythons: dict[str, str]
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """Measure the peers, where their rounds are worth waiting for."""
+    rows: list[Row] = []
+    missing: list[dict[str, str]] = []
+    if clients != PEER_CLIENTS or values > PEER_VALUES:
+        return rows, missing
+    for name, script, arrays in (
+        ("Flower FedAvg", "flower_peer", 1),
+        ("Flower FedAvg", "flower_peer", tensors),
+        ("NVIDIA FLARE HE", "nvflare_peer", tensors),
+    ):
+        got = peer(pythons[script], script, values, arrays, clients, PEER_RUNS)
+        if isinstance(got, str):
+            missing.append({"system": name, "reason": got})
+        else:
+            rows.append(got)
+    return rows, missing
+
+
+def measured(
+    values: int, tensors: int, clients: int, runs: int, pythons: dict[str, str]
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """Measure everything at one size, plaintext first and last."""
+    base = plain(values, clients, runs)
+    rows = [base]
+    rows += [ours(values, tensors, clients, runs, r) for r in (1.0, None)]
+    base["runs"] += plain(values, clients, runs)["runs"]
+    base["seconds"] = statistics.median(base["runs"])
+    more, missing = peers(values, tensors, clients, pythons)
+    for row in rows + more:
+        row |= {"values": values, "tensors": tensors, "clients": clients}
+        row["ratio"] = row["seconds"] / base["seconds"]
+    return rows + more, missing
+
+
+def table(rows: list[Row]) -> str:
+    """Return one line a row."""
+    head = ["values", "clients", "system", "parameters", "peaks, MiB"]
+    lines = [[*head, "seconds", "ratio", "MB up", "MB down"]]
+    for r in rows:
+        peaks = (f"{k} {v >> 20}" for k, v in r.get("peak_bytes", {}).items())
+        cells = [f"{r['values'] / 1e6:.2f} M", str(r["clients"]), r["system"]]
+        cells += [r["parameters"], ", ".join(peaks) or "-"]
+        cells += [f"{r['seconds']:.3f}", f"{r['ratio']:.1f}"]
+        sizes = (f"{r[f'bytes_{way}'] / 1e6:.1f}" for way in ("up", "down"))
+        lines.append([*cells, *sizes])
+    return aligned(lines, 5)
+
+
 def main() -> None:
     """Run every measurement and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "round.json"
-    parser.add_argument("--output", type=Path, default=default)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "round.json")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--clients", nargs="+", type=int, default=[4, 8])
+    for name in ("flower", "nvflare"):
+        parser.add_argument(
+            f"--{name}-python",
+            metavar="PYTHON",
+            default=os.environ.get(f"{name.upper()}_PYTHON", sys.executable),
+            help=f"an interpreter that imports {name}; this one when missing",
+        )
     args = parser.parse_args()
-    rows = []
-    head = (
-        "model",
-        "clients",
-        "system",
-        "seconds",
-        "ratio",
-        "up MB",
-        "down MB",
-        "peaks",
-    )
-    print("{:>6} {:>7}  {:15} {:>8} {:>6} {:>7} {:>7}  {}".format(*head))
+    pythons = {"flower_peer": args.flower_python, "nvflare_peer": args.nvflare_python}
+    rows: list[Row] = []
+    missing: list[dict[str, str]] = []
     for name in args.sizes:
-        values, tensors = MODELS[name]
         for clients in args.clients:
-            base = plain(values, clients, args.runs)
-            for row in (base, ours(values, tensors, clients, args.runs)):
-                ratio = row["seconds"] / base["seconds"]
-                row |= {
-                    "values": values,
-                    "tensors": tensors,
-                    "clients": clients,
-                    "ratio": ratio,
-                }
-                rows.append(row)
-                peaks = ", ".join(
-                    f"{k} {v >> 20} MiB" for k, v in row.get("peak_bytes", {}).items()
-                )
-                print(
-                    f"{name:>6} {clients:7}  {row['system']:15} {row['seconds']:8.3f} "
-                    f"{ratio:6.1f} {row['bytes_up'] / 1e6:7.1f} "
-                    f"{row['bytes_down'] / 1e6:7.1f}  {peaks}",
-                    flush=True,
-                )
-    import cryptflow
-
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": re.search(
-                r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()
-            )[1],
-            "cores": len(os.sched_getaffinity(0)),
-            "system": platform.platform(),
-        },
-        "versions": {
-            "cryptflow": cryptflow.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
-        "rows": rows,
-    }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written: {args.output}")
+            values, tensors = MODELS[name]
+            print(f"{name} values, {clients} clients", file=sys.stderr)
+            more, gaps = measured(values, tensors, clients, args.runs, pythons)
+            rows += more
+            missing += [gap for gap in gaps if gap not in missing]
+    print(table(rows))
+    for gap in missing:
+        print(f"missing: {gap['system']}: {gap['reason']}")
+    write(
+        args.output,
+        "make bench-round",
+        {"rows": rows, "missing": missing},
+        *("cryptflow", "numpy", "flwr", "nvflare"),
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from machine import Row
-from timing import measure
+from timing import Work
 
 Updates = list[npt.NDArray[np.float32]]
 
@@ -130,8 +129,8 @@ def smallest(clients: int, step: float, symmetric: bool) -> Set:
     return min(found, key=found.__getitem__)
 
 
-def rows(updates: Updates, step: float, runs: int) -> list[Row]:
-    """Measure both sets with both kinds of encryption."""
+def works(updates: Updates, step: float) -> list[Work]:
+    """Prepare both sets with both kinds of encryption."""
     clients, values = len(updates), len(updates[0])
     sets = []
     for symmetric in (True, False):
@@ -156,5 +155,5 @@ def rows(updates: Updates, step: float, runs: int) -> list[Row]:
             ("fold", values * clients, peer.fold),
             ("decrypt", values, peer.decrypt),
         ):
-            out.append(measure({"what": what, **row}, counted, runs, work))
+            out.append(Work({"what": what, **row}, counted, work))
     return out

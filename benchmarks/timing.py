@@ -6,7 +6,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from machine import Row
@@ -32,17 +33,34 @@ def one_core() -> Iterator[None]:
         pin(every)
 
 
-def measure(row: Row, values: int, runs: int, work: Callable[[], object]) -> Row:
-    """Time work, once to warm up and then runs times; the median counts."""
-    rates = []
-    for k in range(runs + 1):
-        start = time.perf_counter()
-        work()
-        if k > 0:
-            rates.append(values / (time.perf_counter() - start))
-    return {
-        "threads": 1,
-        **row,
-        "values_per_second": statistics.median(rates),
-        "runs": rates,
-    }
+@dataclass
+class Work:
+    """One kind of work, measured a few times in each of several passes.
+
+    Passes over everything that is compared take turns, so that a slow minute
+    of the machine meets all alike.
+    """
+
+    row: Row
+    values: int
+    do: Callable[[], object]
+    alone: bool = True
+    rates: list[float] = field(default_factory=list)
+
+    def measure(self, runs: int) -> None:
+        """Run once to warm up, then `runs` times; note values a second."""
+        with one_core() if self.alone else nullcontext():
+            self.do()
+            for _ in range(runs):
+                start = time.perf_counter()
+                self.do()
+                self.rates.append(self.values / (time.perf_counter() - start))
+
+    def result(self) -> Row:
+        """Return the row with all runs and their median."""
+        return {"threads": 1, **self.row, **median(self.rates)}
+
+
+def median(rates: list[float]) -> Row:
+    """Return what a row says of its runs."""
+    return {"values_per_second": statistics.median(rates), "runs": rates}

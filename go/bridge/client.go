@@ -57,6 +57,7 @@ type request struct {
 	Create       *client.TaskRequest `json:"create"`
 	Reason       string              `json:"reason"`
 	Plan         *planning           `json:"plan"`
+	Position     *client.Position    `json:"position"`
 }
 
 // planning is a request for parameters.
@@ -88,7 +89,7 @@ func parse(text string) (*request, error) {
 }
 
 // Start begins an operation that takes no array: connect, model, collect,
-// audit, list, abort, plan. It returns the operation's handle.
+// audit, list, abort, plan, position, resume. It returns the operation's handle.
 func Start(kind, text string) (int64, error) {
 	return guard(func() (int64, error) {
 		q, err := parse(text)
@@ -98,6 +99,7 @@ func Start(kind, text string) (int64, error) {
 		work := map[string]func(context.Context, *op) (any, error){
 			"connect": q.connect, "model": q.model, "collect": q.collect,
 			"audit": q.audit, "list": q.list, "abort": q.abort, "plan": q.options,
+			"position": q.position, "resume": q.resume,
 		}[kind]
 		if work == nil {
 			return 0, fmt.Errorf("no operation %q: %w", kind, errs.ErrArgument)
@@ -205,6 +207,25 @@ func (q *request) collect(ctx context.Context, o *op) (any, error) {
 	o.array = array
 	o.mu.Unlock()
 	return report, nil
+}
+
+func (q *request) position(context.Context, *op) (any, error) {
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		return nil, err
+	}
+	return x.Position(), nil
+}
+
+func (q *request) resume(context.Context, *op) (any, error) {
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		return nil, err
+	}
+	if q.Position == nil {
+		return nil, fmt.Errorf("position is missing: %w", errs.ErrArgument)
+	}
+	return nil, x.Resume(*q.Position)
 }
 
 // withAdmin runs f with the admin of the request's profile.

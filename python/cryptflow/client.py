@@ -151,6 +151,22 @@ class RoundReport:
         """Return the report as plain values, for JSON."""
         return asdict(self) | {"clients": list(self.clients)}
 
+    def scalars(self) -> dict[str, float]:
+        """Return what loggers and progress bars show, under `cohort_` names.
+
+        The number of the round, clients, clipped values, bytes up, seconds, the
+        bound on the mean's error, and the cohort's mean of every metric.
+        """
+        out = {
+            "cohort_round": float(self.round),
+            "cohort_clients": float(self.cohort),
+            "cohort_clipped": float(self.clipped_total),
+            "cohort_bytes_up": float(self.bytes_up),
+            "cohort_seconds": sum(self.seconds.values()),
+            "cohort_error": self.stated_bound,
+        }
+        return out | {f"cohort_{name}": v for name, v in self.metrics.items()}
+
     def _repr_html_(self) -> str:
         """Return a small table for notebooks."""
         rows = [
@@ -286,6 +302,35 @@ class Client:
     def layout(self) -> Layout:
         """The task's tensors, in the order in which values travel."""
         return self._layout
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Scalars that this task's clients may report with an update."""
+        return tuple(self.info["metrics"])
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """How far this client came in its task: plain values, no secret.
+
+        Kept beside the model that :meth:`collect` made, it lets another process
+        go on; see :meth:`resume`.
+        """
+        answer: dict[str, Any] = run("position", client=self._handle.number)
+        return answer
+
+    def resume(self, position: Mapping[str, Any]) -> None:
+        """Go on from a `position` that a client of this name had.
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            It is one of another task (CF_MODEL_MISMATCH).
+        cryptflow.errors.InputError
+            It is not a position.
+        cryptflow.errors.CorruptError
+            Its checkpoint is not signed by the key service.
+        """
+        run("resume", client=self._handle.number, position=dict(position))
 
     def initial_model(self) -> Flat | None:
         """Return the task's first model, verified against the signed task.
@@ -504,6 +549,10 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
         values = np.empty(sum(t.count for t in layout), np.float32)
         weights.read(values)
         return layout, values
+    if any(c.__module__.partition(".")[0] == "keras" for c in type(model).__mro__):
+        from cryptflow.keras import ModelWeights
+
+        return layout_of(ModelWeights(model))
     if hasattr(model, "state_dict"):
         from cryptflow.torch import ModuleWeights
 
@@ -515,8 +564,8 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
         parts = [a.reshape(-1) for a in arrays.values()] or [np.empty(0, np.float32)]
         return layout, np.concatenate(parts)
     error = LayoutError(
-        f"a {type(model).__name__} is not a model: pass a torch module, a mapping of "
-        "names to arrays, or (layout, values)"
+        f"a {type(model).__name__} is not a model: pass a torch module, a Keras model, "
+        "a mapping of names to arrays, Weights, or (layout, values)"
     )
     error.code = "CF_LAYOUT_MISMATCH"
     raise error
@@ -559,7 +608,7 @@ def create_task(
     ----------
     name : str
         a-z, 0-9, dot, dash, underscore.
-    model : torch module, mapping, Weights or (layout, values)
+    model : torch module, Keras model, mapping, Weights or (layout, values)
         The first model: names, shapes and values of what travels.
     clients : sequence of str
         Enrolled names, each "NAME" or "NAME@ORGANISATION".

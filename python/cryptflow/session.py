@@ -11,14 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cryptflow.errors import InputError, LayoutError, RoundError
 
-__all__ = ["Averager", "Layout", "Session", "Tensor", "Weights", "compare_layouts"]
+__all__ = [
+    "Averager",
+    "Layout",
+    "Session",
+    "Tensor",
+    "Weights",
+    "compare_layouts",
+    "named_metrics",
+]
 
 Flat = npt.NDArray[np.float32]
 
@@ -101,6 +109,23 @@ def compare_layouts(task: Layout, model: Layout) -> None:
         raise _mismatch(f"the task does not have {model[len(task)].name!r}")
 
 
+def named_metrics(client: Any, values: Mapping[str, Any]) -> dict[str, float]:
+    """Choose those of a framework's scalars that the client's task names.
+
+    What is not a finite number is left out: an epoch without validation has no
+    validation loss.
+    """
+    out = {}
+    for name in getattr(client, "metric_names", ()):
+        try:
+            value = float(values[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if np.isfinite(value):
+            out[name] = value
+    return out
+
+
 def _mismatch(text: str) -> LayoutError:
     error = LayoutError(text)
     error.code = "CF_LAYOUT_MISMATCH"
@@ -120,11 +145,14 @@ class Session(Generic[Report]):
         Weight of this client's updates, at least 1.
     epochs_per_round : int
         Local epochs between two averagings.
+    state : mapping, optional
+        What :meth:`state_dict` returned: the session goes on from there, and the
+        model keeps the values it has. A client that can is resumed too.
 
     Raises
     ------
     cryptflow.errors.LayoutError
-        The model's layout is not the task's.
+        The model's layout is not the task's, or the state is another model's.
 
     Notes
     -----
@@ -141,6 +169,7 @@ class Session(Generic[Report]):
         num_examples: int,
         *,
         epochs_per_round: int = 1,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         for name, value, code in (
             ("num_examples", num_examples, "CF_WEIGHT"),
@@ -162,6 +191,9 @@ class Session(Generic[Report]):
         self._epochs = 0
         self._master = np.empty(size, np.float32)
         self._update = np.empty(size, np.float32)
+        if state is not None:
+            self._restore(state)
+            return
         first = client.initial_model()
         if first is None:
             weights.read(self._master)
@@ -199,6 +231,30 @@ class Session(Generic[Report]):
         self._check(mean)
         self._replace(np.add(self._master, mean))
         return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what another session needs to go on from here.
+
+        Plain values and arrays of float32, shape (values,): `master`, the model
+        everybody holds, `start`, what this client's model made of it, `epochs`
+        since the first, and the client's `position`.
+        """
+        return {
+            "master": self._master.copy(),
+            "start": self._start.copy(),
+            "epochs": self._epochs,
+            "position": getattr(self._client, "position", None),
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for name in ("master", "start"):
+            self._check(np.asarray(state[name]))
+        np.copyto(self._master, np.asarray(state["master"]))
+        self._start = np.array(state["start"], np.float32)
+        self._epochs = int(state["epochs"])
+        if state["position"] is not None:
+            client: Any = self._client
+            client.resume(state["position"])
 
     def _check(self, values: Flat) -> None:
         if values.shape != self._master.shape:

@@ -1,5 +1,8 @@
 """A cohort in one process: real encryption, threads for clients."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -93,3 +96,82 @@ def together():
 def rng():
     """Return a seeded generator."""
     return np.random.default_rng(11)
+
+
+# What every client process of `federation` begins with: a client that keeps
+# what went through it, and says so at the end.
+PRELUDE = """
+import sys
+import numpy as np
+import cryptflow
+
+profile, task, mine, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+
+
+class Recorder:
+    def __init__(self, client):
+        self.client, self.rounds = client, []
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def average(self, update, num_examples, metrics=None):
+        mean, report = self.client.average(update, num_examples, metrics)
+        entry = (update.copy(), num_examples, mean.copy(), report.stated_bound)
+        self.rounds.append(entry)
+        return mean, report
+
+    def save(self, weights, **more):
+        flat = np.empty(sum(t.count for t in weights.layout), np.float32)
+        weights.read(flat)
+        updates, examples, means, bounds = map(np.array, zip(*self.rounds))
+        np.savez(out, flat=flat, updates=updates, weights=examples, means=means,
+                 bounds=bounds, **more)
+
+
+client = Recorder(cryptflow.connect(profile, task=task))
+"""
+
+
+@pytest.fixture
+def federation(tmp_path):
+    """Run a program in three client processes; hold its means to float64's.
+
+    The program finds `client`, `mine` (its number) and `task`, and ends with
+    `client.save(weights)`. What all saved is returned, a mapping a client.
+    """
+
+    def run(cluster, task, program, first, timeout=240, **env):
+        script = tmp_path / "program.py"
+        script.write_text(PRELUDE + program)
+        running = [
+            subprocess.Popen(
+                [sys.executable, script, p, task, str(i), tmp_path / f"{i}.npz"],
+                cwd=tmp_path,
+                env={**os.environ, **env},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for i, p in enumerate(cluster.profiles[:3])
+        ]
+        said = [p.communicate(timeout=timeout)[0] for p in running]
+        assert [p.returncode for p in running] == [0, 0, 0], "\n".join(said)[-6000:]
+        got = [dict(np.load(tmp_path / f"{i}.npz")) for i in range(3)]
+        model = np.array(first, np.float64)
+        for r, bound in enumerate(got[0]["bounds"]):
+            weights = np.array([g["weights"][r] for g in got], np.float64)
+            updates = np.array([g["updates"][r] for g in got], np.float64)
+            assert np.abs(updates).max() > 0
+            mean = np.average(updates, axis=0, weights=weights)
+            for g in got:
+                assert np.abs(g["means"][r] - mean).max() <= bound
+            model += mean
+        total = sum(got[0]["bounds"])
+        for g in got:
+            assert np.array_equal(g["flat"], got[0]["flat"])
+            rounding = np.abs(model).max() * 2.0**-22
+            assert np.abs(g["flat"] - model).max() <= total + rounding
+        return got
+
+    return run

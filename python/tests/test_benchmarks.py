@@ -30,7 +30,8 @@ def results(tmp_path_factory):
     """Run every script once and return the folder of what they wrote."""
     folder = tmp_path_factory.mktemp("results")
     small = ["--values", "20000", "--runs", "1"]
-    script("core", *small, "--clients", "3", "--output", folder / "core.json")
+    size = [*small, "--passes", "2", "--clients", "3"]
+    script("core", *size, "--output", folder / "core.json")
     profiled = ["--values", "200000", "--runs", "100"]
     script("shares", *profiled, "--output", folder / "shares.json")
     models = ["--runs", "1", "--largest", "80000"]
@@ -82,6 +83,24 @@ def test_a_mapped_update_streams_and_uploads(results):
     assert 0 < billion["stream"]["largest_error"] <= billion["stream"]["bound"]
     for run in ("stream", "upload"):
         assert 0 < billion[run]["memory"]["peak_bytes"] <= billion["limit_bytes"]
+
+
+def test_rounds_say_who_is_missing(tmp_path):
+    nobody = ["--flower-python", "/nowhere", "--nvflare-python", "/nowhere"]
+    size = ["--sizes", "1.66M", "--clients", "4", "--runs", "1"]
+    out = script("round", *size, *nobody, "--output", tmp_path / "round.json")
+    found = read(tmp_path, "round")
+    assert [r["system"] for r in found["rows"]] == ["numpy over TCP"] + 2 * [
+        "cryptflow"
+    ]
+    for row in found["rows"]:
+        assert row["seconds"] == np.median(row["runs"]) > 0
+        assert row["bytes_up"] > 0
+        assert row["system"] in out
+    assert {m["system"] for m in found["missing"]} == {
+        "Flower FedAvg",
+        "NVIDIA FLARE HE",
+    }
 
 
 def test_shares_add_up(results):

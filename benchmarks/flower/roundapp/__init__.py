@@ -1,0 +1,1 @@
+"""Rounds of FedAvg whose clients only note when they are called."""

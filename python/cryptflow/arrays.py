@@ -1,0 +1,148 @@
+"""Federated averaging of numpy arrays, whatever trains them.
+
+.. code-block:: python
+
+    model = SGDClassifier(loss="log_loss")
+    model.partial_fit(x[:1], y[:1], classes=range(10))  # makes coef_, intercept_
+    fedavg = FedAvg(model, client, num_examples=len(y), names=["coef_", "intercept_"])
+    for _ in range(rounds):
+        model.partial_fit(x, y)
+        print(fedavg.average())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic
+
+import numpy as np
+import numpy.typing as npt
+
+from cryptflow.errors import LayoutError
+from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor
+
+__all__ = ["ArrayWeights", "FedAvg"]
+
+
+class ArrayWeights:
+    """Named arrays of a mapping, or of an object's attributes, flat.
+
+    Arrays are looked up by name whenever they are read or written, so that a
+    library may replace them between rounds, as scikit-learn does. They are
+    written in place.
+
+    Parameters
+    ----------
+    source : mapping or object
+        Floating-point numpy arrays by name, or an object with such attributes.
+    names : sequence of str, optional
+        Which travel, in this order; every key of a mapping when missing.
+
+    Raises
+    ------
+    cryptflow.errors.LayoutError
+        A name is not there, or is not a floating-point array.
+    """
+
+    def __init__(self, source: Any, names: Sequence[str] | None = None) -> None:
+        if names is None:
+            if not isinstance(source, Mapping):
+                raise _layout_error(
+                    f"which attributes of a {type(source).__name__} travel? pass names"
+                )
+            names = list(source)
+        self._source, self._names = source, tuple(names)
+        self._layout = [Tensor(n, a.shape) for n, a in self._arrays()]
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the arrays that travel."""
+        return self._layout
+
+    def read(self, out: Flat) -> None:
+        """Copy all values to `out`, float32, shape (values,)."""
+        for at, array in self._placed():
+            np.copyto(
+                out[at : at + array.size].reshape(array.shape),
+                array,
+                casting="same_kind",
+            )
+
+    def write(self, values: Flat) -> None:
+        """Replace all values in place."""
+        for at, array in self._placed():
+            array[...] = values[at : at + array.size].reshape(array.shape)
+
+    def _placed(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        at = 0
+        for (name, array), known in zip(self._arrays(), self._layout, strict=True):
+            if array.shape != known.shape:
+                raise _layout_error(
+                    f"array {name!r} has shape {array.shape} now, not {known.shape}"
+                )
+            yield at, array
+            at += array.size
+
+    def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        for name in self._names:
+            try:
+                found = (
+                    self._source[name]
+                    if isinstance(self._source, Mapping)
+                    else getattr(self._source, name)
+                )
+            except (KeyError, AttributeError):
+                raise _layout_error(
+                    f"there is no array {name!r} yet: fit once before FedAvg"
+                ) from None
+            if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+                kind = getattr(found, "dtype", type(found).__name__)
+                raise _layout_error(f"{name!r} is {kind}, not a floating-point array")
+            yield name, found
+
+
+def _layout_error(text: str) -> LayoutError:
+    error = LayoutError(text)
+    error.code = "CF_LAYOUT_MISMATCH"
+    return error
+
+
+class FedAvg(Generic[Report]):
+    """Encrypted federated averaging of numpy arrays after local training.
+
+    Parameters
+    ----------
+    source : mapping or object
+        Arrays by name, or an object with such attributes; replaced in place.
+    client : Averager
+        A connected client.
+    num_examples : int
+        Examples this client trains on: its weight in the mean.
+    names : sequence of str, optional
+        Which arrays travel; every key of a mapping when missing.
+
+    Raises
+    ------
+    cryptflow.errors.LayoutError
+        The layout is not the task's; raised before any training.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        client: Averager[Report],
+        num_examples: int,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self._session = Session(ArrayWeights(source, names), client, num_examples)
+
+    def average(self, metrics: Mapping[str, float] | None = None) -> Report:
+        """Contribute what changed since the last round and apply the mean.
+
+        Parameters
+        ----------
+        metrics : mapping of str to float, optional
+            Scalars that the task names, such as loss: they travel encrypted.
+        """
+        return self._session.average(metrics)
