@@ -57,9 +57,8 @@ class ModelWeights:
         self.model = model
         self._placed: list[tuple[int, Any]] = []
         self._layout: list[Tensor] = []
-        at, names = 0, _Names(model.name)
-        for variable in _changing(model):
-            name = names.of(variable.path)
+        at = 0
+        for name, variable in _changing(model):
             if include is not None and not include(name):
                 continue
             tensor = Tensor(name, tuple(int(n) for n in variable.shape))
@@ -92,20 +91,21 @@ def ready(model: keras.Model) -> bool:
     return bool(model.built and all(x.built for x in model._flatten_layers()))
 
 
-def _changing(model: keras.Model) -> Iterator[Any]:
-    frozen = {
+def _changing(model: keras.Model) -> Iterator[tuple[str, Any]]:
+    names = _Names(model.name)  # of all weights, whether they travel or not
+    seen = {
         id(v)
         for layer in model._flatten_layers()
         if not layer.trainable
         for v in layer.weights
     }
-    seen = set(frozen)
     for variable in model.weights:
+        name = names.of(variable.path)
         number = keras.backend.is_float_dtype(variable.dtype)
         if id(variable) in seen or not number or 0 in variable.shape:
             continue
         seen.add(id(variable))
-        yield variable
+        yield name, variable
 
 
 class _Names:
@@ -198,7 +198,9 @@ class FedAvg(keras.callbacks.Callback):
         if self._session is None and ready(self.model):
             self._join()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         """Put the task's first model in place of what one batch has built."""
         if self._session is None:
             self._join()

@@ -1,6 +1,10 @@
-"""Keras on its backends: every backend in processes of its own."""
+"""Keras: the TensorFlow backend in this process, torch in others."""
 
 import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import re
 import subprocess
 import sys
@@ -47,77 +51,8 @@ class Report:
 """
 
 
-def run(program, backend="tensorflow", **env):
-    done = subprocess.run(
-        [sys.executable, "-c", MODEL + ALONE + program],
-        env={**os.environ, "KERAS_BACKEND": backend, **env},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with cryptflow.LocalCluster(3, folder=tmp_path_factory.mktemp("cluster")) as c:
-        yield c
-
-
-@pytest.mark.parametrize(
-    ("backend", "options"),
-    [
-        ("tensorflow", "run_eagerly=False"),
-        ("tensorflow", "jit_compile=True"),
-        ("tensorflow", "run_eagerly=True"),
-        ("tensorflow", "steps_per_execution=2"),
-        ("torch", ""),
-    ],
-)
-def test_fit_in_three_processes(cluster, federation, backend, options):
-    name = re.sub("[^a-z]+", "-", f"{backend} {options}".lower()).strip("-")
-    made = run(
-        """
-from cryptflow.keras import ModelWeights
-keras.utils.set_random_seed(1)
-weights = ModelWeights(build())
-flat = np.empty(sum(t.count for t in weights.layout), np.float32)
-weights.read(flat)
-print(repr([(t.name, t.shape) for t in weights.layout]))
-print(flat.tobytes().hex())
-""",
-        backend,
-    ).splitlines()
-    layout, first = eval(made[-2]), np.frombuffer(bytes.fromhex(made[-1]), np.float32)
-    assert [n for n, _ in layout][-2:] == ["dense_1/kernel", "dense_1/bias"]
-    cluster.create_task(name, (layout, first), rounds=2, weight_cap=100)
-    program = f"""
-{MODEL}
-from cryptflow.keras import FedAvg, ModelWeights
-build(3)  # numbers of layers differ between processes
-model = build()
-model.compile(keras.optimizers.SGD(0.05), "mse", {options})
-x, y = data(mine)
-fedavg = FedAvg(client, num_examples=16 * (mine + 1))
-history = model.fit(x, y, epochs=2, batch_size=16, callbacks=[fedavg],
-                    validation_data=data(9), verbose=0)
-assert len(fedavg.reports) == 2
-assert history.history["cohort_round"] == [1.0, 2.0]
-own, cohort = history.history["loss"][-1], history.history["cohort_loss"][-1]
-assert abs(cohort - fedavg.reports[-1].metrics["loss"]) < 1e-9 and own != cohort
-client.save(ModelWeights(model), losses=history.history["cohort_loss"])
-"""
-    got = federation(cluster, name, program, first, KERAS_BACKEND=backend)
-    assert all(np.array_equal(g["losses"], got[0]["losses"]) for g in got)
-
-
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_what_travels(backend):
-    """Moments do, seeds and counters and frozen layers do not; names agree."""
-    run(
-        """
+# Moments travel, seeds and counters and frozen layers do not; names agree.
+TRAVELS = """
 from cryptflow.keras import ModelWeights
 def names(model): return [t.name for t in ModelWeights(model).layout]
 base = ["dense/kernel", "dense/bias", "batch_normalization/gamma",
@@ -136,32 +71,154 @@ assert names(keras.Model(inputs, outputs)) == [
     "block/kernel", "block/bias", "dense/kernel", "dense/bias"]
 only = ModelWeights(build(), lambda n: n.endswith("kernel"))
 assert [t.name for t in only.layout] == ["dense/kernel", "dense_1/kernel"]
-""",
-        backend,
-    )
+"""
 
-
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_the_optimizer_and_seeds_keep_their_state(backend):
-    run(
-        """
+# The optimizer and random seeds keep their state, however the epoch is run.
+STATE = """
 from cryptflow.keras import FedAvg
-model = build()
-model.compile(keras.optimizers.Adam(0.01), "mse")
-client = Alone(np.full(8 * 4 + 8 + 32 + 9, 0.25, np.float32))
+for options in OPTIONS:
+    model = build()
+    model.compile(keras.optimizers.Adam(0.01), "mse", **options)
+    client = Alone(np.full(81, 0.25, np.float32))
+    x, y = data(1)
+    fedavg = FedAvg(client, 5)
+    model.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=[fedavg])
+    assert int(model.optimizer.iterations) == 6
+    assert [c[1] for c in client.calls] == [5, 5]
+    assert set(client.calls[0][2]) == {"loss"}
+    assert len(fedavg.reports) == 2
+"""
+
+# A model without an Input begins after its first batch.
+LAZY = """
+from cryptflow.errors import LayoutError
+from cryptflow.keras import FedAvg, ModelWeights
+model = build(lazy=True)
+try:
+    ModelWeights(model)
+except LayoutError as error:
+    assert error.code == "CF_LAYOUT_MISMATCH" and "keras.Input" in str(error)
+else:
+    raise AssertionError
+model.compile(keras.optimizers.SGD(0.0), "mse")
+first = np.linspace(-1, 1, 81).astype(np.float32)
+client = Alone(first)
+class At(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        got = np.empty(81, np.float32)
+        ModelWeights(self.model).read(got)
+        # moments of BatchNorm move also at a learning rate of zero
+        same = got == first
+        assert same[:56].all() and same[72:].all()
 x, y = data(1)
-model.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=[FedAvg(client, 5)])
-assert int(model.optimizer.iterations) == 6
-assert [c[1] for c in client.calls] == [5, 5]
-assert set(client.calls[0][2]) == {"loss"}
-""",
-        backend,
+model.fit(x, y, epochs=1, batch_size=16, verbose=0, callbacks=[FedAvg(client, 3), At()])
+assert len(client.calls) == 1
+"""
+
+
+def run(*programs, backend="tensorflow"):
+    """Run programs in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MODEL + ALONE + "\n".join(programs)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    return done.stdout
 
 
-def test_epochs_per_round_and_other_callbacks():
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Run a program in this process, on the TensorFlow backend."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(program):
+        import keras
+
+        assert keras.backend.backend() == "tensorflow"
+        try:
+            exec(compile(MODEL + ALONE + program, "program", "exec"), {})
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+            keras.backend.clear_session()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with cryptflow.LocalCluster(3, folder=tmp_path_factory.mktemp("cluster")) as c:
+        yield c
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("tensorflow", "jit_compile=True, steps_per_execution=2"),
+        ("torch", ""),
+    ],
+)
+def test_fit_in_three_processes(cluster, federation, backend, options):
+    name = re.sub("[^a-z]+", "-", f"{backend} {options}".lower()).strip("-")
+    made = run(
+        """
+from cryptflow.keras import ModelWeights
+keras.utils.set_random_seed(1)
+weights = ModelWeights(build())
+flat = np.empty(sum(t.count for t in weights.layout), np.float32)
+weights.read(flat)
+print(repr([(t.name, t.shape) for t in weights.layout]))
+print(flat.tobytes().hex())
+""",
+        backend=backend,
+    ).splitlines()
+    layout, first = eval(made[-2]), np.frombuffer(bytes.fromhex(made[-1]), np.float32)
+    assert [n for n, _ in layout][-2:] == ["dense_1/kernel", "dense_1/bias"]
+    cluster.create_task(name, (layout, first), rounds=2, weight_cap=100)
+    program = f"""
+{MODEL}
+from cryptflow.keras import FedAvg, ModelWeights
+build(3)  # numbers of layers differ between processes
+model = build()
+model.compile(keras.optimizers.SGD(0.05), "mse", {options})
+x, y = data(mine)
+fedavg = FedAvg(client, num_examples=16 * (mine + 1))
+history = model.fit(x, y, epochs=2, batch_size=16, callbacks=[fedavg],
+                    validation_data=data(9), verbose=0)
+assert len(fedavg.reports) == 2
+assert history.history["cohort_round"] == [0.0, 1.0]
+own, cohort = history.history["loss"][-1], history.history["cohort_loss"][-1]
+assert abs(cohort - fedavg.reports[-1].metrics["loss"]) < 1e-9 and own != cohort
+client.save(ModelWeights(model), losses=history.history["cohort_loss"])
+"""
+    got = federation(cluster, name, program, first, KERAS_BACKEND=backend)
+    assert all(np.array_equal(g["losses"], got[0]["losses"]) for g in got)
+
+
+def test_what_travels(here):
+    here(TRAVELS)
+
+
+def test_the_optimizer_and_seeds_keep_their_state(here):
+    modes = "dict(), dict(jit_compile=True), dict(run_eagerly=True)"
+    here(f"OPTIONS = [{modes}, dict(steps_per_execution=3)]\n{STATE}")
+
+
+def test_a_model_without_an_input_begins_after_its_first_batch(here):
+    here(LAZY)
+
+
+def test_the_torch_backend():
+    run(TRAVELS, "OPTIONS = [{}]", STATE, LAZY, backend="torch")
+
+
+def test_epochs_per_round_and_other_callbacks(here):
     """Those after FedAvg see its numbers; validation sees the local weights."""
-    out = run(
+    out = here(
         """
 from cryptflow.keras import FedAvg, ModelWeights
 class After(keras.callbacks.Callback):
@@ -201,41 +258,10 @@ assert history.history["val_loss"][1] != model.evaluate(*data(2), verbose=0)
     ]
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_a_model_without_an_input_begins_after_its_first_batch(backend):
-    run(
-        """
-from cryptflow.errors import LayoutError
-from cryptflow.keras import FedAvg, ModelWeights
-model = build(lazy=True)
-try:
-    ModelWeights(model)
-except LayoutError as error:
-    assert error.code == "CF_LAYOUT_MISMATCH" and "keras.Input" in str(error)
-else:
-    raise AssertionError
-model.compile(keras.optimizers.SGD(0.0), "mse")
-first = np.linspace(-1, 1, 81).astype(np.float32)
-client = Alone(first)
-class At(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        got = np.empty(81, np.float32)
-        ModelWeights(self.model).read(got)
-        # moments of BatchNorm move also at a learning rate of zero
-        same = got == first
-        assert same[:56].all() and same[72:].all()
-x, y = data(1)
-model.fit(x, y, epochs=1, batch_size=16, verbose=0, callbacks=[FedAvg(client, 3), At()])
-assert len(client.calls) == 1
-""",
-        backend,
-    )
-
-
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
-def test_low_precision_keeps_small_means(policy):
+def test_low_precision_keeps_small_means(here, policy):
     """Means below a weight's last bit add up in the float32 master."""
-    run(
+    here(
         f"""
 keras.mixed_precision.set_global_policy("{policy}")
 from cryptflow.keras import FedAvg
@@ -254,8 +280,8 @@ assert abs(kernel - 1.008).max() < 2**-8, kernel
     )
 
 
-def test_another_layout_is_refused_before_training(cluster):
-    out = run(
+def test_another_layout_is_refused_before_training(here, cluster):
+    out = here(
         f"""
 import cryptflow
 from cryptflow.errors import LayoutError
@@ -276,8 +302,8 @@ assert int(model.optimizer.iterations) == 0
     assert "tensor 'dense/kernel': the task has shape (4, 8), the model (4, 9)" in out
 
 
-def test_a_second_fit_goes_on_and_another_model_is_refused():
-    run(
+def test_a_second_fit_goes_on_and_another_model_is_refused(here):
+    here(
         """
 from cryptflow.errors import LayoutError
 from cryptflow.keras import FedAvg
