@@ -29,12 +29,12 @@ def test_arrays_are_read_and_written_in_place():
 
 def test_what_does_not_travel_is_refused_by_name():
     class Estimator:
-        coef_ = [1.0]
+        coef_ = (1.0,)
         classes_ = np.arange(3)
 
     for names, text in (
         (["missing_"], "fit once before"),
-        (["coef_"], "'coef_' is list"),
+        (["coef_"], "'coef_' is tuple"),
         (["classes_"], "'classes_' is int64"),
         (None, "pass names"),
     ):

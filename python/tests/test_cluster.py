@@ -17,7 +17,7 @@ from torch import nn
 import cryptflow
 from cryptflow import errors
 from cryptflow.client import PHASES, layout_of
-from cryptflow.session import Tensor
+from cryptflow.session import Session, Tensor
 from cryptflow.torch import FedAvg
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +218,73 @@ np.savez(out, flat=flat, bound=bound)
         state = state + total / 60
     # The second round trains from models that differ by the first's bound.
     assert np.abs(got[0]["flat"] - state).max() < 4 * got[0]["bound"]
+
+
+@pytest.mark.parametrize("ranges", ["negotiated", "adaptive"])
+def test_another_process_goes_on_from_a_position(cluster, task, together, rng, ranges):
+    """Every round has clients of its own, as where a process lives for one."""
+    name = task(rounds=3, weight_cap=10, max_clients=3, ranges=ranges)
+    sessions = {}
+
+    class Values:
+        layout = LAYOUT
+
+        def __init__(self, values):
+            self.values = values
+
+        def read(self, out):
+            out[:] = self.values
+
+        def write(self, values):
+            self.values = values.copy()
+
+    def client(i):
+        def work():
+            values, state = sessions.get(i, (np.zeros(SIZE, np.float32), None))
+            weights = Values(values)
+            with cluster.connect(i, name) as c:
+                session = Session(weights, c, 5, state=state)
+                weights.values = weights.values + update[i]
+                report = session.average()
+                state = session.state_dict()
+            state = json.loads(json.dumps(state["position"])), state
+            sessions[i] = weights.values, state[1] | {"position": state[0]}
+            return report
+
+        return work
+
+    want, bound = np.zeros(SIZE), 0.0
+    for r in range(3):
+        update = updates(rng)
+        reports = together(*map(client, range(3)))
+        assert {x.round for x in reports} == {r}
+        want += np.mean(update, axis=0, dtype=np.float64)
+        bound += reports[0].stated_bound
+    for values, state in sessions.values():
+        assert np.array_equal(values, sessions[0][0])
+        assert np.array_equal(state["master"], values)
+        assert np.abs(values - want).max() <= bound + 1e-6
+
+
+def test_a_position_of_another_task_is_refused(cluster, task, request):
+    cluster.create_task("elsewhere", (LAYOUT, np.zeros(SIZE, np.float32)))
+    name = task()
+    with cluster.connect(0, "elsewhere") as a, cluster.connect(0, name) as b:
+        position = b.position
+        b.resume(position)
+        with pytest.raises(errors.RoundError, match="of another task") as caught:
+            a.resume(position)
+        assert caught.value.code == "CF_MODEL_MISMATCH"
+        for change in (
+            {"model": "00"},
+            {"ranges": [1.0]},
+            {"ranges": [1.0, -1.0]},
+            {"unknown": 1},
+        ):
+            with pytest.raises(errors.InputError):
+                b.resume(position | change)
+        with pytest.raises(errors.CorruptError):
+            b.resume(position | {"checkpoint": "nobody signed this"})
 
 
 def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng):
