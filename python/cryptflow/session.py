@@ -250,7 +250,7 @@ class Session(Generic[Report]):
         for name in ("master", "start"):
             self._check(np.asarray(state[name]))
         np.copyto(self._master, np.asarray(state["master"]))
-        self._start = np.array(state["start"], np.float32)
+        self._start = np.asarray(state["start"]).astype(np.float32)
         self._epochs = int(state["epochs"])
         if state["position"] is not None:
             client: Any = self._client
