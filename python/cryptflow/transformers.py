@@ -74,9 +74,10 @@ class FedAvg(TrainerCallback):
         self._session: Session[Any] | None = None
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any
+        self, args: Any, state: Any, control: Any, **kwargs: Any
     ) -> None:
         """Put the task's first model in place."""
+        model: nn.Module = kwargs["model"]
         if args.world_size > 1:
             error = InputError(
                 f"the trainer has {args.world_size} processes; a client of a "

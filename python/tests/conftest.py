@@ -8,6 +8,10 @@ import threading
 import numpy as np
 import pytest
 
+# Triton, which torch loads at some point, aborts the process when TensorFlow's
+# copy of LLVM is there first; the other order is fine.
+import triton  # noqa: F401
+
 from cryptflow import hazmat
 
 
