@@ -170,7 +170,7 @@ def _layout_error(text: str) -> LayoutError:
     return error
 
 
-class FedAvg(keras.callbacks.Callback):
+class FedAvg(keras.callbacks.Callback):  # type: ignore[misc]
     """Encrypted federated averaging at the end of epochs.
 
     Parameters
@@ -333,12 +333,12 @@ def _build(model: keras.Model, batches: Any) -> None:
     """
     import tensorflow as tf
 
-    @tf.autograph.experimental.do_not_convert
     def step(data: Any) -> Any:
         return model.train_step(data)
 
     try:
-        tf.function(step).get_concrete_function(batches.element_spec)
+        plain = tf.autograph.experimental.do_not_convert(step)
+        tf.function(plain).get_concrete_function(batches.element_spec)
     except Exception as error:
         raise _layout_error(
             "the model has no weights yet, and a training step cannot be traced to "
