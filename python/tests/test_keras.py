@@ -50,7 +50,8 @@ def cluster(tmp_path_factory):
         yield c
 
 
-# One task; every two rounds the model is compiled in another way.
+# One task; every two rounds the model is compiled in another way. Every second
+# time another connection, callback and model go on from the backup.
 PROGRAM = """
 import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -68,17 +69,23 @@ def build(width, *first):
 
 for _ in range(mine):
     build(3, keras.Input((4,)))  # so that numbers of layers differ
-model = build(8) if mine == 1 else build(8, keras.Input((4,)))
 x = np.random.default_rng(mine).normal(size=(48, 4)).astype("float32")
 y = x.sum(1, keepdims=True)
-fedavg = FedAvg(client, num_examples=16 * (mine + 1))
 cohort = []
 for number, options in enumerate(MODES):
+    if number % 2:
+        client.client.close()
+        client.client = cryptflow.connect(profile, task=task)
+    if number % 2 or number == 0:
+        model = build(8) if mine == 1 else build(8, keras.Input((4,)))
+        fedavg = FedAvg(client, num_examples=16 * (mine + 1),
+                        backup=f"backup{mine}.npz")
     model.compile(keras.optimizers.SGD(0.05), "mse", **options)
+    assert fedavg.initial_epoch == 2 * number
     history = model.fit(x, y, initial_epoch=2 * number, epochs=2 * number + 2,
                         batch_size=16, validation_split=0.25, callbacks=[fedavg],
                         verbose=0).history
-    reports = fedavg.reports[2 * number:]
+    reports = fedavg.reports[-2:]
     assert history["cohort_round"] == [2.0 * number, 2.0 * number + 1]
     assert history["cohort_clipped"] == [0.0, 0.0]
     assert history["cohort_bytes_up"] == [r.bytes_up for r in reports]
@@ -102,7 +109,7 @@ client.save(ModelWeights(model), losses=cohort)
                 {"steps_per_execution": 2},
             ],
         ),
-        ("torch", [{}]),
+        ("torch", [{}, {}]),
     ],
 )
 def test_fit_in_three_processes(cluster, federation, rng, backend, modes):
