@@ -35,13 +35,16 @@ class ArrayWeights:
     ----------
     source : mapping or object
         Floating-point numpy arrays by name, or an object with such attributes.
+        A list of arrays, such as an MLPClassifier's ``coefs_``, travels as
+        ``coefs_/0``, ``coefs_/1``, …
     names : sequence of str, optional
         Which travel, in this order; every key of a mapping when missing.
 
     Raises
     ------
     cryptflow.errors.LayoutError
-        A name is not there, or is not a floating-point array.
+        A name is not there, or is not a floating-point array; or the object is
+        a scikit-learn model that trains other arrays than those it shows.
     """
 
     def __init__(self, source: Any, names: Sequence[str] | None = None) -> None:
@@ -51,6 +54,11 @@ class ArrayWeights:
                     f"which attributes of a {type(source).__name__} travel? pass names"
                 )
             names = list(source)
+        if getattr(source, "_standard_coef", None) is not None and source.average:
+            raise _layout_error(
+                f"a {type(source).__name__} with average={source.average} trains "
+                "arrays of its own and shows their mean: use average=False"
+            )
         self._source, self._names = source, tuple(names)
         self._layout = [Tensor(n, a.shape) for n, a in self._arrays()]
 
@@ -75,7 +83,12 @@ class ArrayWeights:
 
     def _placed(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         at = 0
-        for (name, array), known in zip(self._arrays(), self._layout, strict=True):
+        found = list(self._arrays())
+        if len(found) != len(self._layout):
+            raise _layout_error(
+                f"there are {len(found)} arrays now, not {len(self._layout)}"
+            )
+        for (name, array), known in zip(found, self._layout, strict=True):
             if array.shape != known.shape:
                 raise _layout_error(
                     f"array {name!r} has shape {array.shape} now, not {known.shape}"
@@ -95,10 +108,17 @@ class ArrayWeights:
                 raise _layout_error(
                     f"there is no array {name!r} yet: fit once before FedAvg"
                 ) from None
-            if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
-                kind = getattr(found, "dtype", type(found).__name__)
-                raise _layout_error(f"{name!r} is {kind}, not a floating-point array")
-            yield name, found
+            several = isinstance(found, list | tuple)
+            for i, array in enumerate(found if several else [found]):
+                full = f"{name}/{i}" if several else name
+                if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                    kind = getattr(array, "dtype", type(array).__name__)
+                    raise _layout_error(
+                        f"{full!r} is {kind}, not a floating-point array"
+                    )
+                if not array.flags.writeable:
+                    raise _layout_error(f"{full!r} is read-only: pass a copy")
+                yield full, array
 
 
 def _layout_error(text: str) -> LayoutError:

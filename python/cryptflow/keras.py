@@ -12,26 +12,32 @@ after this one see the cohort's weights and, in ``logs``, its numbers.
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from collections.abc import Callable, Iterator
+from os import PathLike
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
 
-from cryptflow.errors import LayoutError
+from cryptflow.errors import CorruptError, InputError, LayoutError
 from cryptflow.session import Averager, Flat, Layout, Session, Tensor, named_metrics
 
 __all__ = ["FedAvg", "ModelWeights"]
+
+_log = logging.getLogger(__name__)
 
 
 class ModelWeights:
     """The floating-point weights of a Keras model, flat, in a canonical layout.
 
     All of ``model.weights`` that training may change, BatchNorm moments
-    included, under their paths. Keras numbers layers by process ("dense_3"):
-    numbers are counted again from the model's first layer, and the model's own
-    name is left out, so that all clients agree. What a frozen layer holds,
-    integers and the state of random generators stay as they are.
+    included. What is frozen, integers and the state of random generators stay
+    as they are.
 
     Parameters
     ----------
@@ -43,28 +49,50 @@ class ModelWeights:
     Raises
     ------
     cryptflow.errors.LayoutError
-        The model is not built.
+        A layer has no weights yet.
+
+    Notes
+    -----
+    A weight's ``path`` ("sequential_1/dense_3/kernel") depends on what else a
+    process has made and on where a layer was built: a model that was loaded
+    has other paths than the one that was saved. Canonical names follow the
+    layers instead: the names of those that contain a weight, from below the
+    model down, each without the number that Keras appended to it and counted
+    again among its siblings ("dense_1/kernel" is the second dense layer's), so
+    that all who make the same model agree. A layer that is used twice counts
+    where it comes first.
     """
 
     def __init__(
         self, model: keras.Model, include: Callable[[str], bool] | None = None
     ) -> None:
-        if not ready(model):
+        waiting = [x.name for x in model._flatten_layers() if _waits(x)]
+        if waiting:
             raise _layout_error(
-                "the model has no weights yet: give it a keras.Input, or call "
-                "model.build(input_shape)"
+                f"layer {waiting[-1]!r} has no weights yet: give the model a "
+                "keras.Input, or call it on one batch"
             )
-        self.model = model
         self._placed: list[tuple[int, Any]] = []
         self._layout: list[Tensor] = []
-        at = 0
-        for name, variable in _changing(model):
+        at, stays = 0, _frozen(model)
+        for name, variable in _named(model):
+            number = keras.backend.is_float_dtype(variable.dtype)
+            if id(variable) in stays or not number or 0 in variable.shape:
+                continue
             if include is not None and not include(name):
                 continue
             tensor = Tensor(name, tuple(int(n) for n in variable.shape))
             self._placed.append((at, variable))
             self._layout.append(tensor)
             at += tensor.count
+        mine = {id(v) for _, v in self._placed}
+        # Such layers compute with constants made of their weights.
+        self._derived = [
+            x
+            for x in model._flatten_layers()
+            if isinstance(x, keras.layers.Normalization)
+            and any(id(v) in mine for v in x.weights)
+        ]
 
     @property
     def layout(self) -> Layout:
@@ -84,55 +112,56 @@ class ModelWeights:
             # A copy: backends may keep the array that they are given.
             part = values[at : at + tensor.count].reshape(tensor.shape).copy()
             variable.assign(part)
+        for layer in self._derived:
+            layer.finalize_state()
 
 
-def ready(model: keras.Model) -> bool:
-    """Whether every layer has its weights."""
-    return bool(model.built and all(x.built for x in model._flatten_layers()))
+def _waits(layer: Any) -> bool:
+    """Whether a layer would yet make weights of its own."""
+    own = type(layer).build not in (keras.layers.Layer.build, keras.Model.build)
+    return own and not layer.built
 
 
-def _changing(model: keras.Model) -> Iterator[tuple[str, Any]]:
-    names = _Names(model.name)  # of all weights, whether they travel or not
-    seen = {
-        id(v)
-        for layer in model._flatten_layers()
-        if not layer.trainable
-        for v in layer.weights
-    }
+def _frozen(model: keras.Model) -> set[int]:
+    """Weights that training does not change, by identity."""
+    out = set()
+    for layer in model._flatten_layers():
+        if not layer.trainable:
+            out |= {id(v) for v in layer.weights}
+        # Weights that were made to be trained; moments never were.
+        out |= {id(v) for v in layer._trainable_variables if not v.trainable}
+    return out
+
+
+def _named(model: keras.Model) -> Iterator[tuple[str, Any]]:
+    """Weights with their canonical names, each once, in the model's order."""
+    places: dict[int, list[tuple[int, str]]] = {}
+
+    def walk(layer: Any, above: list[tuple[int, str]]) -> None:
+        for v in [*layer._trainable_variables, *layer._non_trainable_variables]:
+            places.setdefault(id(v), [*above, (id(v), v.name)])
+        for part in layer._layers:
+            walk(part, [*above, (id(part), part.name)])
+
+    walk(model, [])
+    known: dict[tuple[str, int], str] = {}
+    used: dict[tuple[str, str], int] = {}
+    seen = set()
     for variable in model.weights:
-        name = names.of(variable.path)
-        number = keras.backend.is_float_dtype(variable.dtype)
-        if id(variable) in seen or not number or 0 in variable.shape:
+        if id(variable) in seen:
             continue
         seen.add(id(variable))
-        yield name, variable
-
-
-class _Names:
-    """Paths with the numbers of their parts counted from the first on."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root + "/"
-        self._known: dict[tuple[str, str], str] = {}
-        self._used: dict[tuple[str, str], int] = {}
-        self._taken: set[str] = set()
-
-    def of(self, path: str) -> str:
-        out = ""
-        for part in path.removeprefix(self._root).split("/"):
-            key = (out, part)
-            if key not in self._known:
+        name = ""
+        for mark, part in places.get(id(variable), [(id(variable), variable.name)]):
+            key = (name, mark)
+            if key not in known:
                 stem, _, number = part.rpartition("_")
                 base = stem if stem and number.isdigit() else part
-                count = self._used.get((out, base), 0)
-                self._used[out, base] = count + 1
-                self._known[key] = f"{base}_{count}" if count else base
-            out += ("/" if out else "") + self._known[key]
-        name, count = out, 1
-        while name in self._taken:  # a layer that is built of equal names
-            name, count = f"{out}:{count}", count + 1
-        self._taken.add(name)
-        return name
+                count = used.get((name, base), 0)
+                used[name, base] = count + 1
+                known[key] = f"{base}_{count}" if count else base
+            name += ("/" if name else "") + known[key]
+        yield name, variable
 
 
 def _layout_error(text: str) -> LayoutError:
@@ -141,7 +170,7 @@ def _layout_error(text: str) -> LayoutError:
     return error
 
 
-class FedAvg(keras.callbacks.Callback):
+class FedAvg(keras.callbacks.Callback):  # type: ignore[misc]
     """Encrypted federated averaging at the end of epochs.
 
     Parameters
@@ -155,17 +184,25 @@ class FedAvg(keras.callbacks.Callback):
         Local epochs between two averagings.
     include : callable, optional
         Which canonical names of weights travel; all when missing.
+    backup : path, optional
+        A file (.npz) that has the cohort's model and the client's position
+        after every round. Where it exists already, training goes on from it.
 
     Attributes
     ----------
     reports : list
         The report of every round so far.
+    initial_epoch : int
+        Epochs of the rounds so far, the backup's included: ``fit``'s argument
+        of that name when training goes on.
 
     Notes
     -----
-    The first weights are the task's, put in place when training begins. A model
-    that is not built then is built by its first batch: what that batch trained
-    is replaced by the task's first model.
+    The first weights are the task's, put in place when training begins. The
+    layers of a model that has no weights then are built from the shapes of the
+    first batch, before it is trained on. A further ``fit`` starts from the
+    cohort's model again, whatever the weights are by then, unless the last one
+    left a round unfinished: then it goes on with the local weights.
 
     After a round ``logs`` has the report's numbers under ``cohort_`` names, in
     the History object and the progress bar too.
@@ -173,8 +210,9 @@ class FedAvg(keras.callbacks.Callback):
     Raises
     ------
     cryptflow.errors.LayoutError
-        The model's layout is not the task's; raised before anything is trained
-        if the model is built.
+        The model's layout is not the task's; raised before anything is trained.
+    cryptflow.errors.CorruptError
+        The backup cannot be read.
     """
 
     def __init__(
@@ -183,44 +221,149 @@ class FedAvg(keras.callbacks.Callback):
         num_examples: int,
         epochs_per_round: int = 1,
         include: Callable[[str], bool] | None = None,
+        backup: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         self.reports: list[Any] = []
+        self.initial_epoch = 0
         self._client, self._include = client, include
         self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
+        self._backup = None if backup is None else Path(backup)
+        self._state = None if self._backup is None else _load(self._backup)
+        if self._state is not None:
+            self.initial_epoch = self._state["epochs"]
         self._session: Session[Any] | None = None
         self._joined: Any = None
+        self._weights: ModelWeights | None = None
+        self._inside = False  # of a round: local weights that nobody else has
+
+    def set_model(self, model: Any) -> None:
+        """Refuse what is not a model of the Keras that this class comes from."""
+        if not isinstance(model, keras.Model):
+            error = InputError(
+                f"a {type(model).__module__}.{type(model).__qualname__} is not a model "
+                f"of Keras {keras.__version__}; TF_USE_LEGACY_KERAS must not be set"
+            )
+            error.code = "CF_ARGUMENT"
+            raise error
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Put the task's first model in place, unless the model waits for data."""
-        if self._session is not None and self._joined is not self.model:
+        """Put the cohort's model in place, unless the layers wait for data."""
+        if self._session is None:
+            if not any(_waits(x) for x in self.model._flatten_layers()):
+                self._join()
+            return
+        if self._joined is not self.model:
             raise _layout_error("this FedAvg belongs to another model; make a new one")
-        if self._session is None and ready(self.model):
-            self._join()
+        assert self._weights is not None
+        if ModelWeights(self.model, self._include).layout != self._weights.layout:
+            raise _layout_error(
+                "other weights of the model are trainable now than when FedAvg "
+                "joined the task; make a task and a FedAvg for them"
+            )
+        if not self._inside:
+            self._weights.write(self._session.state_dict()["master"])
 
-    def on_train_batch_end(
+    def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Put the task's first model in place of what one batch has built."""
-        if self._session is None:
+        """Have the first step build the model and begin with the task's."""
+        if self._session is not None:
+            return
+        model = self.model
+        step = model.train_function
+
+        def first(batches: Any) -> Any:
+            model.train_function = step
+            _build(model, batches)
             self._join()
+            return step(batches)
+
+        model.train_function = first
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Remember that what the model holds from now on is this client's."""
+        self._inside = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Average when the round's epochs are done."""
-        assert self._session is not None
+        if self._session is None:
+            raise _layout_error("there was no batch in the first epoch")
         said = {} if logs is None else logs
         report = self._session.on_epoch_end(named_metrics(self._client, said) or None)
-        if report is not None:
-            self.reports.append(report)
-            if hasattr(report, "scalars"):
-                said.update(report.scalars())
+        if report is None:
+            return
+        self._inside = False
+        self.initial_epoch += self._epochs_per_round
+        self.reports.append(report)
+        if self._backup is not None:
+            _save(self._backup, self._session.state_dict(), self.initial_epoch)
+        if hasattr(report, "scalars"):
+            said.update(report.scalars())
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Say so when the model is not the cohort's at the end."""
+        if self._inside:
+            _log.warning(
+                "training ended inside a round: the model has local epochs that "
+                "were not averaged; epochs should be a multiple of epochs_per_round"
+            )
 
     def _join(self) -> None:
         weights = ModelWeights(self.model, self._include)
-        self._session = Session(
+        session: Session[Any] = Session(
             weights,
             self._client,
             self._num_examples,
             epochs_per_round=self._epochs_per_round,
+            state=self._state,
         )
-        self._joined = self.model
+        if self._state is not None:
+            weights.write(self._state["master"])
+            self._state = None
+        self._session, self._weights, self._joined = session, weights, self.model
+
+
+def _build(model: keras.Model, batches: Any) -> None:
+    """Trace one training step on TensorFlow, which makes all variables.
+
+    Nothing is computed and no batch is used; other backends' ``fit`` builds
+    models before it calls any callback.
+    """
+    import tensorflow as tf
+
+    def step(data: Any) -> Any:
+        return model.train_step(data)
+
+    try:
+        plain = tf.autograph.experimental.do_not_convert(step)
+        tf.function(plain).get_concrete_function(batches.element_spec)
+    except Exception as error:
+        raise _layout_error(
+            "the model has no weights yet, and a training step cannot be traced to "
+            "make them: call the model on one batch before fit"
+        ) from error
+
+
+def _save(path: Path, state: dict[str, Any], epochs: int) -> None:
+    rest = json.dumps({"epochs": epochs, "position": state["position"]})
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        np.savez(file, master=state["master"], start=state["start"], rest=rest)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as file:
+            rest = json.loads(str(file["rest"]))
+            return {"master": file["master"], "start": file["start"], **rest}
+    except (BadZipFile, KeyError, ValueError, EOFError) as error:
+        failure = CorruptError(f"{path} is not a backup of FedAvg; remove it")
+        failure.code = "CF_STORAGE_CORRUPT"
+        raise failure from error

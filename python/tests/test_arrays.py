@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
 
 import cryptflow
 from cryptflow.arrays import ArrayWeights, FedAvg
@@ -34,13 +36,54 @@ def test_what_does_not_travel_is_refused_by_name():
 
     for names, text in (
         (["missing_"], "fit once before"),
-        (["coef_"], "'coef_' is tuple"),
+        (["coef_"], "'coef_/0' is float"),
         (["classes_"], "'classes_' is int64"),
         (None, "pass names"),
     ):
         with pytest.raises(LayoutError, match=text) as caught:
             ArrayWeights(Estimator(), names)
         assert caught.value.code == "CF_LAYOUT_MISMATCH"
+
+
+def test_lists_of_arrays_travel_by_number():
+    source = {"coefs_": [np.zeros((2, 3)), np.ones(4)]}
+    weights = ArrayWeights(source)
+    assert weights.layout == [Tensor("coefs_/0", (2, 3)), Tensor("coefs_/1", (4,))]
+    kept = source["coefs_"][1]
+    weights.write(np.arange(10, dtype=np.float32))
+    assert kept.tolist() == [6, 7, 8, 9]
+    source["coefs_"].pop()
+    with pytest.raises(LayoutError, match="1 arrays now, not 2"):
+        weights.read(np.empty(10, np.float32))
+
+
+def test_what_cannot_be_written_is_refused_before_training():
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    with pytest.raises(LayoutError, match="'w' is read-only"):
+        ArrayWeights({"w": frozen})
+    model = SGDClassifier(average=True)
+    model.partial_fit(np.eye(3), [0, 1, 2], classes=range(3))
+    with pytest.raises(LayoutError, match="use average=False"):
+        ArrayWeights(model, ["coef_", "intercept_"])
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (SGDClassifier(random_state=0), ["coef_", "intercept_"]),
+        (MLPClassifier((5,), random_state=0), ["coefs_", "intercepts_"]),
+    ],
+)
+def test_scikit_learn_trains_on_from_what_was_written(model, names):
+    x, y = np.eye(4), np.arange(4) % 3
+    model.partial_fit(x, y, classes=range(3))
+    weights = ArrayWeights(model, names)
+    flat = np.full(sum(t.count for t in weights.layout), 5, np.float32)
+    weights.write(flat)
+    model.partial_fit(np.zeros((1, 4)), [0])
+    weights.read(flat)
+    assert np.abs(flat[:12] - 5).max() < 0.1 and flat.std() > 0
 
 
 def test_an_array_that_changed_its_shape_is_refused():
