@@ -1,10 +1,6 @@
 """Keras on its backends, of which a process has one."""
 
 import os
-
-os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import re
 import subprocess
 import sys
@@ -40,7 +36,7 @@ def test_in_one_process(backend):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 30
     assert "skipped" not in done.stdout
 
 
