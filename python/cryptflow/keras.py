@@ -170,7 +170,7 @@ def _layout_error(text: str) -> LayoutError:
     return error
 
 
-class FedAvg(keras.callbacks.Callback):  # type: ignore[misc]
+class FedAvg(keras.callbacks.Callback):
     """Encrypted federated averaging at the end of epochs.
 
     Parameters
