@@ -65,6 +65,9 @@ const (
 	Slack      = 0x1p-40
 	MinDelta   = 0x1p-30
 	MaxEpsilon = 27
+	// FailureLog2 is that of the probability that any of 2^36 values of any of
+	// 4096 clients is cut in any of 2^20 rounds.
+	FailureLog2 = -80
 	// tail² = (14.5)² = 841/4: room for noise in a lane, in squares of σ.
 	tailTimes, tailOver = 841, 4
 )
