@@ -665,7 +665,7 @@ def slots(rings: dict[int, Ring]) -> None:
 # Canonical objects (docs/canonical.md).
 
 # Fields in order; "name*{...}" is a list. Kinds: text, hex (text of bytes),
-# d (32 bytes), u8, u32, u64, i32, f32.
+# d (32 bytes), u8, u32, u64, i32, f32, f64.
 OBJECTS: dict[str, list[Any]] = {
     "layout": [("tensors", [("name", "text"), ("shape", ["u64"])])],
     "task": [
@@ -747,6 +747,16 @@ OBJECTS: dict[str, list[Any]] = {
     ],
     "addressee": [("spec", "d"), ("manifest", "d"), ("client", "text")],
 }
+OBJECTS["private-task"] = [
+    *OBJECTS["task"],
+    ("clip", "f64"),
+    ("multiplier", "f64"),
+    ("delta", "f64"),
+    ("colluding", "u32"),
+    ("steps", "u32"),
+    ("bound", "u64"),
+    ("variance", "u64"),
+]
 NUMBERS = {"u8": "<B", "u32": "<I", "u64": "<Q", "i32": "<i"}
 
 
@@ -761,7 +771,7 @@ def write(kind: Any, value: Any) -> bytes:
         return struct.pack("<I", len(value)) + b"".join(items)
     if kind in NUMBERS:
         return struct.pack(NUMBERS[kind], value)
-    if kind == "f32":
+    if kind in ("f32", "f64"):
         return bytes.fromhex(value)[::-1]
     raw = value.encode() if kind == "text" else bytes.fromhex(value)
     return raw if kind == "d" else struct.pack("<I", len(raw)) + raw
@@ -780,7 +790,8 @@ def read(kind: Any, raw: bytes) -> bytes | None:
                     return None
                 rest = after
         return rest
-    size = struct.calcsize(NUMBERS[kind]) if kind in NUMBERS else 4
+    size = 8 if kind == "f64" else 4
+    size = struct.calcsize(NUMBERS[kind]) if kind in NUMBERS else size
     if kind == "d":
         size = 32
     if len(raw) >= size and kind in ("text", "hex"):

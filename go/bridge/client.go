@@ -70,6 +70,9 @@ type planning struct {
 	Encoding  string `json:"encoding"`
 	WeightCap int    `json:"weight_cap"`
 	Calibrate bool   `json:"calibrate"`
+	// Of a private task.
+	Privacy   *client.PrivacySpec `json:"privacy"`
+	MinCohort int                 `json:"min_cohort"`
 }
 
 // load reads the request's profile with Python's environment.
@@ -318,8 +321,8 @@ func (q *request) options(ctx context.Context, _ *op) (any, error) {
 		return nil, err
 	}
 	return plan.Options(ctx, plan.Request{
-		Encoding: encoding,
-		Values:   q.Plan.Values, Clients: q.Plan.Clients, Bits: q.Plan.Bits, Mode: mode, Rounding: rounding,
+		Encoding: encoding, Privacy: q.Plan.Privacy.Promise(), MinCohort: q.Plan.MinCohort,
+		Values: q.Plan.Values, Clients: q.Plan.Clients, Bits: q.Plan.Bits, Mode: mode, Rounding: rounding,
 		WeightCap: q.Plan.WeightCap, Threads: threads(q.Threads), Calibrate: q.Plan.Calibrate,
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/privacy"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/task"
@@ -69,6 +70,18 @@ type TaskRequest struct {
 	PerOrganisation uint32       `json:"per_organisation"`
 	Deadline        uint32       `json:"deadline"` // seconds; 600
 	Rounds          uint32       `json:"rounds"`   // 10
+	// Privacy makes means differentially private. Rounding is nearest, ranges
+	// are fixed and follow from the clip norm, weight_cap is 1 and there are
+	// no metrics then.
+	Privacy *PrivacySpec `json:"privacy"`
+}
+
+// PrivacySpec is what an admin chooses of a private task.
+type PrivacySpec struct {
+	ClipNorm        float64 `json:"clip_norm"`        // largest L2 norm of an update
+	NoiseMultiplier float64 `json:"noise_multiplier"` // noise of the sum over the clip norm
+	Delta           float64 `json:"delta"`
+	Colluding       *uint32 `json:"colluding"` // clients whose noise is not counted on; 1
 }
 
 // TensorSpec is one tensor of the layout.
@@ -93,6 +106,7 @@ const (
 	defaultRounds    = 10
 	defaultRange     = 1
 	defaultMetric    = "loss"
+	defaultColluding = 1
 )
 
 func or[T comparable](v, otherwise T) T {
@@ -105,6 +119,9 @@ func or[T comparable](v, otherwise T) T {
 
 // build completes a request with what the services say of themselves.
 func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error) {
+	if q.Privacy != nil {
+		q = q.private()
+	}
 	t := &task.Task{
 		Name: q.Name, Preset: q.Preset, Bits: or(q.Bits, defaultBits), WeightCap: or(q.WeightCap, defaultWeightCap),
 		MaxClients: or(q.MaxClients, uint32(len(q.Members))), MinCohort: or(q.MinCohort, max(kms.Floor, 2)),
@@ -131,6 +148,9 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 		if x.Range != 0 {
 			ranges = or(ranges, task.RangesFixed.String())
 		}
+		if x.Range != 0 && q.Privacy != nil {
+			return nil, fmt.Errorf("tensor %q has a range; with privacy ranges follow from the clip norm: %w", x.Name, errs.ErrArgument)
+		}
 		t.Layout = append(t.Layout, task.Tensor{Name: x.Name, Shape: x.Shape, Range: or(x.Range, defaultRange)})
 	}
 	if t.Ranges, err = task.ParseRanges(or(ranges, task.RangesNegotiated.String())); err != nil {
@@ -138,6 +158,11 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 	}
 	if t.Metrics = slices.Sorted(slices.Values(q.Metrics)); q.Metrics == nil {
 		t.Metrics = []string{defaultMetric}
+	}
+	if q.Privacy != nil {
+		if err := promised(t, q.Privacy); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range q.Members {
 		t.Members = append(t.Members, task.Member{Name: m.Name, Organisation: or(m.Organisation, m.Name)})
@@ -153,6 +178,43 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 		t.Preset, err = smallest(t)
 	}
 	return t, err
+}
+
+// private is the request with the defaults of a private task.
+func (q TaskRequest) private() *TaskRequest {
+	q.Rounding = or(q.Rounding, params.NearestEven.String())
+	q.WeightCap = or(q.WeightCap, 1)
+	q.Ranges = or(q.Ranges, task.RangesFixed.String())
+	if q.Metrics == nil {
+		q.Metrics = []string{}
+	}
+	return &q
+}
+
+// Promise is what was chosen, nil without.
+func (s *PrivacySpec) Promise() *privacy.Promise {
+	if s == nil {
+		return nil
+	}
+	p := &privacy.Promise{Clip: s.ClipNorm, Multiplier: s.NoiseMultiplier, Delta: s.Delta, Colluding: defaultColluding}
+	if s.Colluding != nil {
+		p.Colluding = *s.Colluding
+	}
+	return p
+}
+
+// promised completes a task's promise and gives its tensors the range that
+// follows from it.
+func promised(t *task.Task, s *PrivacySpec) error {
+	p, err := privacy.Derive(*s.Promise(), t.Bits, t.Layout.Values(), t.MinCohort)
+	if err != nil {
+		return err
+	}
+	t.Privacy = &p
+	for i := range t.Layout {
+		t.Layout[i].Range = p.Range(t.Bits)
+	}
+	return nil
 }
 
 // smallest is the preset whose contributions have the fewest bytes.

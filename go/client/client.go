@@ -159,13 +159,20 @@ func (x *Client) Describe() ([]byte, error) {
 	for i, l := range t.Layout {
 		layout[i] = tensor{l.Name, append([]uint64{}, l.Shape...), l.Range}
 	}
-	return json.Marshal(map[string]any{
+	out := map[string]any{
 		"task": t.Name, "client": x.name, "mode": t.Mode.String(), "preset": t.Preset, "bits": t.Bits,
 		"rounding": t.Rounding.String(), "encoding": t.Encoding.String(), "rounds": t.Rounds, "weight_cap": t.WeightCap, "members": len(t.Members),
 		"max_clients": t.MaxClients, "min_cohort": t.MinCohort, "deadline": t.Deadline, "values": t.Layout.Values(),
 		"ranges": t.Ranges.String(), "metrics": append([]string{}, t.Metrics...),
 		"lanes": scheme.Lanes, "layout": layout, "digest": task.DigestOf(t).String(),
-	})
+	}
+	if p := t.Privacy; p != nil {
+		out["privacy"] = map[string]any{
+			"clip_norm": p.Clip, "noise_multiplier": p.Multiplier, "delta": p.Delta, "colluding": p.Colluding,
+			"steps": p.Steps, "bound": p.Bound, "variance": p.Variance, "inflation": p.Inflation(),
+		}
+	}
+	return json.Marshal(out)
 }
 
 // InitialModel fetches the task's first model into out, of the layout's size,

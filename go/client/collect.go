@@ -51,6 +51,9 @@ type Report struct {
 	SpecDigest    string             `json:"spec_digest"`
 	Checkpoint    string             `json:"checkpoint"`
 	Attempts      int                `json:"attempts"` // rounds tried; those before were aborted
+	// Noise is the standard deviation of the noise in every value of the mean,
+	// on purpose; 0 without privacy.
+	Noise float64 `json:"noise"`
 }
 
 // Collect waits for the round's result, opens it into out, and reports. It
@@ -381,8 +384,14 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 		r.Ranges[t.Name] = t.Range
 		r.EffectiveBits[t.Name] = c.effectiveBits(i)
 		b := c.round.Bound(t.Range, plain, r.WeightSum)
+		if x.task.Privacy != nil {
+			b *= 2 // values were rounded stochastically before
+		}
 		r.Bounds[t.Name] = b
 		r.StatedBound = max(r.StatedBound, b)
+	}
+	if p := x.task.Privacy; p != nil {
+		r.Noise = p.Noise(rel.Terms) / float64(rel.Terms)
 	}
 	up, down := x.meter.Bytes()
 	r.BytesUp, r.BytesDown = up-c.up0, down-c.down0

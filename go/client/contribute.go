@@ -90,6 +90,9 @@ func (x *Client) Contribute(ctx context.Context, r *Round, u Update, progress Pr
 
 func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Progress) (*Contribution, error) {
 	c := &Contribution{Round: r, weight: uint32(u.Examples), seconds: map[Phase]float64{}}
+	if x.task.Privacy != nil {
+		c.weight = 1
+	}
 	c.up0, c.down0 = x.meter.Bytes()
 	if r.Spec.Kind == task.KindValues {
 		c.weight = x.weight(c.weight)
@@ -111,6 +114,9 @@ func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Pr
 		return nil, err
 	}
 	began := time.Now()
+	if u, err = x.private(u); err != nil {
+		return nil, err
+	}
 	if c.sealer, err = seal.NewSealer(c.round, c.secrets, u.Values, c.weight, x.c.Threads, seal.From(x.name), seal.WithMetrics(u.Metrics)); err != nil {
 		return nil, err
 	}
@@ -125,6 +131,26 @@ func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Pr
 	x.next = r.Spec.Round + 1
 	x.mu.Unlock()
 	return c, nil
+}
+
+// private is the update that travels in a task with privacy: clipped, rounded,
+// with noise of its own each time. The round it was drawn for is the only one
+// that it is sent to: an aborted round's is never opened.
+func (x *Client) private(u Update) (Update, error) {
+	p := x.task.Privacy
+	if p == nil {
+		return u, nil
+	}
+	for values, k := u.Values, 0; k < len(x.task.Layout); k++ {
+		t := x.task.Layout[k]
+		if slices.ContainsFunc(values[:t.Count()], func(v float32) bool { return v-v != 0 }) {
+			return u, fmt.Errorf("tensor %q holds NaN or an infinity: %w", t.Name, errs.ErrNotFinite)
+		}
+		values = values[t.Count():]
+	}
+	var err error
+	u.Values, err = p.Apply(u.Values, x.task.Bits, x.c.Threads)
+	return u, err
 }
 
 // send uploads and commits until the receipt is there. Whether to go on is

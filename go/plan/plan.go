@@ -15,6 +15,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/privacy"
 	"github.com/cryptflow/cryptflow/go/seal"
 )
 
@@ -29,6 +30,10 @@ type Request struct {
 	WeightCap int             // shared-key: largest public weight, at most 255 count
 	Threads   int
 	Calibrate bool // measure this machine
+	// Privacy plans for a private task: what an admin chooses of it, and the
+	// smallest cohort.
+	Privacy   *privacy.Promise
+	MinCohort int
 }
 
 // Option is one way to do it.
@@ -57,6 +62,16 @@ type Option struct {
 	EncryptSeconds  float64 `json:"encrypt_seconds,omitempty"`
 	DecryptSeconds  float64 `json:"decrypt_seconds,omitempty"`
 	CalibratedUsing int     `json:"calibrated_threads,omitempty"`
+	Privacy         *Noise  `json:"privacy,omitempty"`
+}
+
+// Noise is what differential privacy costs. Shares are of the clip norm.
+type Noise struct {
+	Steps     uint32  `json:"clip_norm_steps"`
+	Range     float64 `json:"range_over_clip_norm"`
+	Mean      float64 `json:"noise_of_mean_over_clip_norm"` // standard deviation, smallest cohort
+	Inflation float64 `json:"inflation"`                    // noise because of rounding, 1 without
+	Failure   float64 `json:"saturation_probability_log2"`  // of any value, client and round
 }
 
 const source = "ePrint 2024/463, table for Gaussian secrets, classical"
@@ -74,6 +89,13 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 	if q.Mode == params.SharedKey {
 		weight = min(max(q.WeightCap, 1), params.MaxWeight)
 	}
+	promise, err := q.promise()
+	if err != nil {
+		return nil, err
+	}
+	if promise != nil {
+		q.Rounding = params.NearestEven
+	}
 	var out []Option
 	var refused error
 	for _, p := range params.Presets() {
@@ -83,6 +105,13 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 			continue
 		}
 		o := describe(s, q)
+		if promise != nil {
+			o.Privacy = &Noise{
+				Steps: promise.Steps, Range: float64(s.Half()) / float64(promise.Steps), Inflation: promise.Inflation(),
+				Mean: promise.Noise(uint32(q.MinCohort)) / promise.Clip / float64(q.MinCohort), Failure: privacy.FailureLog2,
+			}
+			o.Step = 1 / float64(s.Half()) // rounded stochastically, before noise
+		}
 		if q.Calibrate {
 			if err := o.calibrate(ctx, s, q.Threads); err != nil {
 				return nil, err
@@ -95,6 +124,21 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 	}
 	slices.SortStableFunc(out, func(a, b Option) int { return cmp.Compare(a.BytesUp, b.BytesUp) })
 	return out, nil
+}
+
+// promise completes what is asked of privacy, nil without.
+func (q Request) promise() (*privacy.Promise, error) {
+	if q.Privacy == nil {
+		return nil, nil
+	}
+	if q.Mode != params.SumKey || max(q.Encoding, params.Lanes) != params.Lanes {
+		return nil, fmt.Errorf("differential privacy needs sum-key and lanes: %w", errs.ErrParameters)
+	}
+	if q.MinCohort < 2 || q.MinCohort > q.Clients {
+		return nil, fmt.Errorf("a smallest cohort of %d of %d clients: %w", q.MinCohort, q.Clients, errs.ErrParameters)
+	}
+	p, err := privacy.Derive(*q.Privacy, uint32(min(max(q.Bits, 0), 64)), q.Values, uint32(q.MinCohort))
+	return &p, err
 }
 
 func describe(s *params.Scheme, q Request) Option {

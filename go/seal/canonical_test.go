@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/merkle"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/privacy"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/task"
 )
@@ -55,6 +58,29 @@ func canonicalCases() map[string]canonicalCase {
 		Members:    []task.Member{{Name: "a", Organisation: "north"}, {Name: "b", Organisation: "south"}, {Name: "c.3_x", Organisation: "south"}},
 		MaxClients: 64, MinCohort: 3, Permille: 800, PerOrganisation: 2, Deadline: 600, Rounds: 10, Aggregator: key("aggregator"), KMS: key("kms"),
 	}
+	taskFields := func(t *task.Task) object {
+		return object{
+			"name": t.Name, "nonce": hex.EncodeToString(t.Nonce[:]), "mode": t.Mode, "preset": t.Preset, "bits": t.Bits, "rounding": t.Rounding, "encoding": t.Encoding, "ranges": t.Ranges,
+			"initial_model": t.InitialModel.String(), "weight_cap": t.WeightCap, "metrics": t.Metrics,
+			"max_clients": t.MaxClients, "min_cohort": t.MinCohort, "permille": t.Permille, "per_organisation": t.PerOrganisation, "deadline": t.Deadline, "rounds": t.Rounds,
+			"aggregator": t.Aggregator.String(), "kms": t.KMS.String(),
+		}
+	}
+	private := *t
+	private.Rounding, private.Ranges, private.WeightCap, private.Metrics = params.NearestEven, task.RangesFixed, 1, []string{}
+	private.Layout = task.Layout{{Name: "conv.weight", Shape: []uint64{2, 3}}, {Name: "bias"}}
+	promise, err := privacy.Derive(privacy.Promise{Clip: 1.5, Multiplier: 1.1, Delta: 1e-5, Colluding: 1}, private.Bits, private.Layout.Values(), private.MinCohort)
+	if err != nil {
+		panic(err)
+	}
+	private.Privacy = &promise
+	privateTensors := []object{}
+	for k := range private.Layout {
+		x := &private.Layout[k]
+		x.Range = promise.Range(private.Bits)
+		privateTensors = append(privateTensors, object{"name": x.Name, "shape": append([]uint64{}, x.Shape...), "range": hexOf(x.Range)})
+	}
+	f64 := func(v float64) string { return fmt.Sprintf("%016x", math.Float64bits(v)) }
 	hpke := bytes.Repeat([]byte{0xa5, 1}, 608)
 	spec := &task.RoundSpec{
 		Task: task.DigestOf(t), Round: 3, Kind: task.KindValues, Step: 2, ModelDigest: digestNamed("model 2"), LayoutDigest: task.DigestOf(layout), Lanes: 4, LogDelta: 10,
@@ -71,14 +97,16 @@ func canonicalCases() map[string]canonicalCase {
 		members = append(members, object{"name": m.Name, "organisation": m.Organisation})
 	}
 	m := task.DigestOf(manifest)
+	plainFields, privateFields := taskFields(t), taskFields(&private)
+	plainFields["layout"], plainFields["members"] = tensors(true), members
+	privateFields["layout"], privateFields["members"] = privateTensors, members
+	privateFields["clip"], privateFields["multiplier"], privateFields["delta"] = f64(promise.Clip), f64(promise.Multiplier), f64(promise.Delta)
+	privateFields["colluding"], privateFields["steps"] = promise.Colluding, promise.Steps
+	privateFields["bound"], privateFields["variance"] = promise.Bound, promise.Variance
 	return map[string]canonicalCase{
-		"layout": {layout, object{"tensors": tensors(false)}, nil},
-		"task": {t, object{
-			"name": t.Name, "nonce": hex.EncodeToString(t.Nonce[:]), "mode": t.Mode, "preset": t.Preset, "bits": t.Bits, "rounding": t.Rounding, "encoding": t.Encoding, "ranges": t.Ranges,
-			"layout": tensors(true), "initial_model": t.InitialModel.String(), "weight_cap": t.WeightCap, "metrics": t.Metrics, "members": members,
-			"max_clients": t.MaxClients, "min_cohort": t.MinCohort, "permille": t.Permille, "per_organisation": t.PerOrganisation, "deadline": t.Deadline, "rounds": t.Rounds,
-			"aggregator": t.Aggregator.String(), "kms": t.KMS.String(),
-		}, parser(task.ParseTask)},
+		"layout":       {layout, object{"tensors": tensors(false)}, nil},
+		"task":         {t, plainFields, parser(task.ParseTask)},
+		"private-task": {&private, privateFields, parser(task.ParseTask)},
 		"spec": {spec, object{
 			"task": spec.Task.String(), "round": spec.Round, "kind": spec.Kind, "step": spec.Step, "model": spec.ModelDigest.String(), "layout": spec.LayoutDigest.String(),
 			"lanes": spec.Lanes, "log_delta": spec.LogDelta, "nonce": hex.EncodeToString(spec.Nonce[:]), "hpke": hex.EncodeToString(spec.HPKE), "public_key": spec.PublicKey.String(),
@@ -105,7 +133,7 @@ func TestCanonicalVectors(t *testing.T) {
 	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
 	var cases []object
 	all := canonicalCases()
-	for _, name := range []string{"layout", "task", "spec", "manifest", "receipt", "deposit", "decision", "result", "release", "addressee"} {
+	for _, name := range []string{"layout", "task", "private-task", "spec", "manifest", "receipt", "deposit", "decision", "result", "release", "addressee"} {
 		c := all[name]
 		signed := task.Sign(c.object, private)
 		one := object{

@@ -18,6 +18,7 @@ func (w *writer) u8(v uint8)       { w.b = append(w.b, v) }
 func (w *writer) u32(v uint32)     { w.b = binary.LittleEndian.AppendUint32(w.b, v) }
 func (w *writer) u64(v uint64)     { w.b = binary.LittleEndian.AppendUint64(w.b, v) }
 func (w *writer) f32(v float32)    { w.u32(math.Float32bits(v)) }
+func (w *writer) f64(v float64)    { w.u64(math.Float64bits(v)) }
 func (w *writer) fixed(v [32]byte) { w.b = append(w.b, v[:]...) }
 func (w *writer) text(s string)    { w.u32(uint32(len(s))); w.b = append(w.b, s...) }
 
@@ -61,6 +62,8 @@ func (r *reader) u64() uint64 {
 }
 
 func (r *reader) f32() float32 { return math.Float32frombits(r.u32()) }
+
+func (r *reader) f64() float64 { return math.Float64frombits(r.u64()) }
 
 func (r *reader) fixed() (v [32]byte) {
 	copy(v[:], r.take(32))

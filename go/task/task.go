@@ -15,11 +15,13 @@
 package task
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/privacy"
 )
 
 // Limits of a task, each with its reason.
@@ -58,13 +60,23 @@ type Task struct {
 	Rounds          uint32 // rounds to publish
 	Aggregator      Key
 	KMS             Key
+	// Privacy is what clients clip and add before they encrypt; nil without.
+	Privacy *privacy.Promise
 }
 
-const tagTask = "cryptflow/v1/task"
+// A task with privacy has a tag of its own: who does not know it refuses the
+// task and does not take part without noise.
+const (
+	tagTask    = "cryptflow/v1/task"
+	tagPrivate = "cryptflow/v1/private-task"
+)
 
 // Canonical bytes.
 func (t *Task) Canonical() []byte {
 	w := start(tagTask)
+	if t.Privacy != nil {
+		w = start(tagPrivate)
+	}
 	w.text(t.Name)
 	w.fixed(t.Nonce)
 	w.u8(uint8(t.Mode))
@@ -98,12 +110,26 @@ func (t *Task) Canonical() []byte {
 	}
 	w.fixed(t.Aggregator)
 	w.fixed(t.KMS)
+	if p := t.Privacy; p != nil {
+		for _, v := range []float64{p.Clip, p.Multiplier, p.Delta} {
+			w.f64(v)
+		}
+		w.u32(p.Colluding)
+		w.u32(p.Steps)
+		w.u64(p.Bound)
+		w.u64(p.Variance)
+	}
 	return w.b
 }
 
 // ParseTask is the strict inverse of Canonical, followed by Check.
 func ParseTask(b []byte) (*Task, error) {
-	r := open(b, tagTask)
+	private := bytes.HasPrefix(b, start(tagPrivate).b)
+	tag := tagTask
+	if private {
+		tag = tagPrivate
+	}
+	r := open(b, tag)
 	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8()), Encoding: params.Encoding(r.u8()), Ranges: Ranges(r.u8())}
 	n := r.count(12)
 	for range n {
@@ -126,6 +152,9 @@ func ParseTask(b []byte) (*Task, error) {
 		*p = r.u32()
 	}
 	t.Aggregator, t.KMS = r.fixed(), r.fixed()
+	if private {
+		t.Privacy = &privacy.Promise{Clip: r.f64(), Multiplier: r.f64(), Delta: r.f64(), Colluding: r.u32(), Steps: r.u32(), Bound: r.u64(), Variance: r.u64()}
+	}
 	if err := r.close(); err != nil {
 		return nil, fmt.Errorf("task: %w", err)
 	}
@@ -184,6 +213,36 @@ func (t *Task) Check() error {
 	} {
 		if !c.ok {
 			return fmt.Errorf("task %s: %s: %w", t.Name, c.text, errs.ErrArgument)
+		}
+	}
+	return t.checkPrivacy()
+}
+
+// checkPrivacy refuses a task that promises privacy and releases what noise
+// does not cover, or less noise than it promises.
+func (t *Task) checkPrivacy() error {
+	p := t.Privacy
+	if p == nil {
+		return nil
+	}
+	for _, c := range []struct {
+		ok   bool
+		text string
+	}{
+		{t.Mode == params.SumKey, "the mode is sum-key: the key of shared-key opens single contributions, which hold a part of the noise only"},
+		{t.Encoding == params.Lanes, "the encoding is lanes: noise is made of integers"},
+		{t.Rounding == params.NearestEven, "the rounding is nearest: what is sent was rounded before noise was added"},
+		{t.Ranges == RangesFixed, "ranges are fixed: rounds that agree on ranges release them without noise"},
+		{t.WeightCap == 1, "weight_cap is 1: every client counts the same, since weights are released without noise"},
+		{len(t.Metrics) == 0, "there are no metrics: they are released without noise"},
+	} {
+		if !c.ok {
+			return fmt.Errorf("task %s: with privacy %s: %w", t.Name, c.text, errs.ErrArgument)
+		}
+	}
+	for _, x := range t.Layout {
+		if err := p.Check(t.Bits, t.MinCohort, x.Range); err != nil {
+			return fmt.Errorf("task %s: tensor %q: %w", t.Name, x.Name, err)
 		}
 	}
 	return nil

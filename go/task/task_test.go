@@ -11,6 +11,7 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/privacy"
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
@@ -20,6 +21,57 @@ func sample() *task.Task {
 		Layout:       task.Layout{{Name: "conv.weight", Shape: []uint64{2, 3}, Range: 1}, {Name: "bias", Shape: nil, Range: 0.5}},
 		InitialModel: task.Digest{2}, WeightCap: 100, Members: []task.Member{{Name: "a", Organisation: "x"}, {Name: "b", Organisation: "y"}, {Name: "c", Organisation: "y"}},
 		MaxClients: 3, MinCohort: 2, Permille: 800, PerOrganisation: 2, Deadline: 60, Rounds: 10, Aggregator: task.Key{3}, KMS: task.Key{4},
+	}
+}
+
+// private is a task with privacy.
+func private(t testing.TB, change func(*task.Task)) *task.Task {
+	x := sample()
+	x.Rounding, x.WeightCap = params.NearestEven, 1
+	p, err := privacy.Derive(privacy.Promise{Clip: 0.5, Multiplier: 1, Delta: 1e-5, Colluding: 1}, x.Bits, x.Layout.Values(), x.MinCohort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range x.Layout {
+		x.Layout[i].Range = p.Range(x.Bits)
+	}
+	x.Privacy = &p
+	change(x)
+	return x
+}
+
+// TestPrivateTasksReleaseNothingWithoutNoise: whatever noise does not cover is
+// refused, and so is less noise than promised.
+func TestPrivateTasksReleaseNothingWithoutNoise(t *testing.T) {
+	if err := private(t, func(*task.Task) {}).Check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*task.Task){
+		"shared-key":   func(x *task.Task) { x.Mode = params.SharedKey },
+		"slots":        func(x *task.Task) { x.Encoding = params.Slots },
+		"stochastic":   func(x *task.Task) { x.Rounding = params.Stochastic },
+		"negotiated":   func(x *task.Task) { x.Ranges = task.RangesNegotiated },
+		"adaptive":     func(x *task.Task) { x.Ranges = task.RangesAdaptive },
+		"weights":      func(x *task.Task) { x.WeightCap = 2 },
+		"metrics":      func(x *task.Task) { x.Metrics = []string{"loss"} },
+		"one range":    func(x *task.Task) { x.Layout[1].Range *= 2 },
+		"bits":         func(x *task.Task) { x.Bits = 15 },
+		"variance":     func(x *task.Task) { x.Privacy.Variance-- },
+		"multiplier":   func(x *task.Task) { x.Privacy.Multiplier *= 1.0001 },
+		"collusion":    func(x *task.Task) { x.Privacy.Colluding = 2 },
+		"steps":        func(x *task.Task) { x.Privacy.Steps++ },
+		"small bound":  func(x *task.Task) { x.Privacy.Bound = uint64(x.Privacy.Steps) },
+		"delta":        func(x *task.Task) { x.Privacy.Delta = 0 },
+		"not a number": func(x *task.Task) { x.Privacy.Clip = math.NaN() },
+	} {
+		x := private(t, change)
+		err := x.Check()
+		if !errors.Is(err, errs.ErrArgument) && !errors.Is(err, errs.ErrParameters) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := task.ParseTask(x.Canonical()); err == nil {
+			t.Errorf("%s: parsed", name)
+		}
 	}
 }
 
@@ -34,6 +86,7 @@ func objects() map[string]struct {
 	}
 	return map[string]entry{
 		"task":     {sample(), func(b []byte) (task.Object, error) { return task.ParseTask(b) }},
+		"private":  {private(nil, func(*task.Task) {}), func(b []byte) (task.Object, error) { return task.ParseTask(b) }},
 		"spec":     {&task.RoundSpec{Kind: task.KindValues, Task: task.Digest{1}, Round: 2, Lanes: 3, LogDelta: 4, HPKE: []byte("key"), PublicKey: task.Digest{5}}, func(b []byte) (task.Object, error) { return task.ParseRoundSpec(b) }},
 		"manifest": {&task.Manifest{Spec: task.Digest{1}, Entries: []task.Entry{{Client: "a", Root: task.Digest{2}, Weight: 1}, {Client: "b", Weight: 2}}}, func(b []byte) (task.Object, error) { return task.ParseManifest(b) }},
 		"receipt":  {&task.Receipt{Spec: task.Digest{1}, Client: "a", Frames: 3, Bytes: 1 << 40, Weight: 1}, func(b []byte) (task.Object, error) { return task.ParseReceipt(b) }},
@@ -70,7 +123,7 @@ func TestOneByteStringForEachObject(t *testing.T) {
 				}
 			}
 			for other, y := range objects() {
-				if strings.HasPrefix(other, "released") || strings.HasPrefix(other, "aborted") || other == name {
+				if strings.HasPrefix(other, "released") || strings.HasPrefix(other, "aborted") || other == name || (name == "task" || name == "private") && (other == "task" || other == "private") {
 					continue
 				}
 				if _, err := y.parse(good); err == nil {

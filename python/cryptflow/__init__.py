@@ -17,10 +17,12 @@ from cryptflow import errors
 if TYPE_CHECKING:
     from cryptflow.client import Client, RoundReport, connect, create_task, plan
     from cryptflow.local import LocalCluster
+    from cryptflow.privacy import Privacy
 
 __all__ = [
     "Client",
     "LocalCluster",
+    "Privacy",
     "RoundReport",
     "__version__",
     "connect",
@@ -34,6 +36,7 @@ __version__ = version("cryptflow")
 _LAZY = {
     "Client": "cryptflow.client",
     "LocalCluster": "cryptflow.local",
+    "Privacy": "cryptflow.privacy",
     "RoundReport": "cryptflow.client",
     "connect": "cryptflow.client",
     "create_task": "cryptflow.client",

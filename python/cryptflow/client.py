@@ -23,6 +23,7 @@ import numpy.typing as npt
 from cryptflow._native import Handle, call, receive, send, threads
 from cryptflow._progress import Bars, Observer
 from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.privacy import Privacy, epsilon, require
 from cryptflow.session import Layout, Tensor, Weights
 
 __all__ = [
@@ -105,6 +106,14 @@ class RoundReport:
         The key service's signed audit checkpoint, verified.
     attempts : int
         Rounds tried; all but the last were aborted.
+    noise : float
+        Standard deviation of the noise that differential privacy added to every
+        value of the mean; 0 without privacy. `stated_bound` does not cover it.
+    epsilon, delta : float or None
+        What all published updates together have spent of every client's
+        privacy, this one included, whoever took part in them: the task's first
+        round counts, also when another process was this client then. None
+        without privacy; infinity above 27, where it promises nothing.
     """
 
     task: str
@@ -133,12 +142,17 @@ class RoundReport:
     spec_digest: str
     checkpoint: str
     attempts: int = 1
+    noise: float = 0.0
+    epsilon: float | None = None
+    delta: float | None = None
 
     def __str__(self) -> str:
         """Return one line for people."""
         parts = [f"{name} {s:.2f} s" for name, s in self.seconds.items() if s]
         clipped = f", {sum(self.clipped.values())} clipped" if self.clipped else ""
         means = "".join(f", {name} {v:.4g}" for name, v in self.metrics.items())
+        if self.epsilon is not None:
+            means += f", ε = {self.epsilon:.3g} at δ = {self.delta:.1g}"
         return (
             f"round {self.round} of {self.task}: {self.cohort} clients, "
             f"weight {self.weight} of {self.weight_sum}, "
@@ -155,7 +169,8 @@ class RoundReport:
         """Return what loggers and progress bars show, under `cohort_` names.
 
         The number of the round, clients, clipped values, bytes up, seconds, the
-        bound on the mean's error, and the cohort's mean of every metric.
+        bound on the mean's error, the cohort's mean of every metric, and epsilon in
+        a private task.
         """
         out = {
             "cohort_round": float(self.round),
@@ -165,6 +180,8 @@ class RoundReport:
             "cohort_seconds": sum(self.seconds.values()),
             "cohort_error": self.stated_bound,
         }
+        if self.epsilon is not None:
+            out["cohort_epsilon"] = self.epsilon
         return out | {f"cohort_{name}": v for name, v in self.metrics.items()}
 
     def _repr_html_(self) -> str:
@@ -186,6 +203,9 @@ class RoundReport:
             ),
             *((escape(name), f"{v:.4g}") for name, v in self.metrics.items()),
         ]
+        if self.epsilon is not None:
+            rows.append(("epsilon", f"{self.epsilon:.3g} (δ = {self.delta:.1g})"))
+            rows.append(("noise", f"± {self.noise:.1e} a value"))
         cells = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
         return f"<table>{cells}</table>"
 
@@ -198,11 +218,21 @@ def _size(n: float) -> str:
     return f"{n:.3g} GB"
 
 
-def _report(answer: Mapping[str, Any]) -> RoundReport:
+def _report(
+    answer: Mapping[str, Any], privacy: Mapping[str, Any] | None
+) -> RoundReport:
     known = {f.name for f in fields(RoundReport)}
     values = {k: v for k, v in answer.items() if k in known}
     values["clients"] = tuple(values["clients"])
     values["seconds"] = {p: values["seconds"].get(p, 0.0) for p in PHASES}
+    if privacy is not None:
+        # `round` counts the updates published before, in the signed
+        # specification: nothing that this process remembers.
+        released = values["round"] + 1
+        values["delta"] = privacy["delta"]
+        values["epsilon"] = epsilon(
+            privacy["noise_multiplier"], privacy["delta"], released
+        )
     return RoundReport(**values)
 
 
@@ -280,6 +310,12 @@ class Client:
         answer = run("connect", profile=profile, task=task or "", threads=threads())
         self._handle = Handle(answer["client"])
         self.info: dict[str, Any] = answer["task"]
+        if "privacy" in self.info:
+            try:
+                require()
+            except BaseException:
+                self._handle.close()
+                raise
         self._layout = [
             Tensor(t["name"], tuple(t["shape"])) for t in self.info["layout"]
         ]
@@ -307,6 +343,15 @@ class Client:
     def metric_names(self) -> tuple[str, ...]:
         """Scalars that this task's clients may report with an update."""
         return tuple(self.info["metrics"])
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """What the task promises every client; None without privacy."""
+        p = self.info.get("privacy")
+        if p is None:
+            return None
+        names = ("clip_norm", "noise_multiplier", "delta", "colluding")
+        return Privacy(**{name: p[name] for name in names})
 
     @property
     def position(self) -> dict[str, Any]:
@@ -364,7 +409,8 @@ class Client:
             float32, shape (values,), in layout order: what local training
             changed. It must not change until :meth:`collect` has returned.
         num_examples : int
-            Its weight in the mean, 1 to the task's cap.
+            Its weight in the mean, 1 to the task's cap. In a private task every
+            client counts the same, and the number does not leave the client.
         metrics : mapping of str to float, optional
             Scalars that the task names, such as loss: encrypted with the
             update; the report has the cohort's weighted mean.
@@ -430,7 +476,7 @@ class Client:
                 contribution=contribution._handle.number,
             )
             try:
-                report = _report(operation.run(observe))
+                report = _report(operation.run(observe), self.info.get("privacy"))
                 mean = operation.take()
             finally:
                 operation.close()
@@ -590,17 +636,18 @@ def create_task(
     mode: str = "sum-key",
     bits: int = 16,
     preset: str | None = None,
-    rounding: str = "stochastic",
+    rounding: str | None = None,
     encoding: str = "lanes",
-    weight_cap: int = 1000,
+    weight_cap: int | None = None,
     ranges: str | None = None,
     value_range: float | Mapping[str, float] | None = None,
-    metrics: Sequence[str] = ("loss",),
+    metrics: Sequence[str] | None = None,
     min_cohort: int | None = None,
     max_clients: int | None = None,
     fraction: float = 0.8,
     per_organisation: int = 0,
     deadline: int = 600,
+    privacy: Privacy | None = None,
 ) -> dict[str, Any]:
     """Create a task, as an admin.
 
@@ -622,14 +669,15 @@ def create_task(
         Bits of a value, 4 to 24.
     preset : str, optional
         Parameters; when missing, those with the fewest bytes.
-    rounding : {"stochastic", "nearest"}
-        Rounding to `bits` bits.
+    rounding : {"stochastic", "nearest"}, optional
+        Rounding to `bits` bits; stochastic when missing.
     encoding : {"lanes", "slots", "slots-ci"}
         lanes: several integers a coefficient, the fewest bytes. slots and
         slots-ci: classic CKKS packing, for comparison.
-    weight_cap : int
-        Largest num_examples of one client. With fixed ranges, choose it near
-        the largest client's number: weights are precise to 1/weight_cap.
+    weight_cap : int, optional
+        Largest num_examples of one client, 1000 when missing. With fixed
+        ranges, choose it near the largest client's number: weights are precise
+        to 1/weight_cap.
     ranges : {"negotiated", "adaptive", "fixed"}, optional
         How rounds come by the range of each tensor, the largest magnitude that
         travels unclipped. negotiated (the default): the cohort agrees before
@@ -639,8 +687,8 @@ def create_task(
     value_range : float or mapping, optional
         Fixed ranges; a mapping gives one by glob pattern of tensor names (1.0
         otherwise).
-    metrics : sequence of str
-        Scalars that clients may report with an update.
+    metrics : sequence of str, optional
+        Scalars that clients may report with an update; loss when missing.
     min_cohort, max_clients : int, optional
         Sizes of a cohort; the key service's floor and all clients.
     fraction : float
@@ -649,6 +697,11 @@ def create_task(
         Most clients of one organisation in a cohort; 0 for no cap.
     deadline : int
         Seconds from a round's first commit.
+    privacy : Privacy, optional
+        Differential privacy for every client. Then every client counts the same
+        (weight_cap is 1), there are no metrics, ranges follow from the clip
+        norm, the mode is sum-key and the encoding lanes: leave them out. Models
+        with many values need more bits; :func:`plan` says what rounding costs.
 
     Returns
     -------
@@ -681,26 +734,38 @@ def create_task(
         raise error
     members = [c.partition("@") for c in clients]
     if ranges is None:
-        ranges = "negotiated" if value_range is None else "fixed"
+        fixed_ranges = value_range is not None or privacy is not None
+        ranges = "fixed" if fixed_ranges else "negotiated"
+    if privacy is not None and value_range is not None:
+        error = InputError("with privacy ranges follow from the clip norm")
+        error.code = "CF_ARGUMENT"
+        raise error
     if ranges != "fixed" and value_range is not None:
         error = InputError(f"{ranges} ranges are agreed on; leave value_range out")
         error.code = "CF_ARGUMENT"
         raise error
     fixed = 1.0 if value_range is None else value_range
+    if metrics is None and privacy is None:
+        metrics = ("loss",)
     request = {
         "name": name,
         "mode": mode,
         "preset": preset or "",
         "bits": bits,
-        "rounding": rounding,
+        "rounding": rounding or "",
         "encoding": encoding,
         "ranges": ranges,
-        "metrics": list(metrics),
+        "metrics": list(metrics or ()),
         "layout": [
-            {"name": t.name, "shape": t.shape, "range": _range(t.name, fixed)}
+            {
+                "name": t.name,
+                "shape": t.shape,
+                "range": 0 if privacy else _range(t.name, fixed),
+            }
             for t in layout
         ],
-        "weight_cap": weight_cap,
+        "weight_cap": weight_cap or 0,
+        "privacy": None if privacy is None else privacy.to_dict(),
         "members": [{"name": n, "organisation": o} for n, _, o in members],
         "max_clients": max_clients or 0,
         "min_cohort": min_cohort or 0,
@@ -727,6 +792,8 @@ def plan(
     rounding: str = "stochastic",
     encoding: str = "lanes",
     weight_cap: int = 1000,
+    privacy: Privacy | None = None,
+    min_cohort: int | None = None,
     calibrate: bool = True,
 ) -> list[dict[str, Any]]:
     """Choose parameters for a task.
@@ -741,6 +808,10 @@ def plan(
         Bits of a value, 4 to 30.
     mode, rounding, encoding, weight_cap
         As :func:`create_task` takes them.
+    privacy : Privacy, optional
+        Plan for a private task.
+    min_cohort : int, optional
+        Its smallest cohort; 3, or all clients when they are fewer.
     calibrate : bool
         Measure encryption and decryption on this machine, in seconds.
 
@@ -749,7 +820,9 @@ def plan(
     list of dict
         The presets that can do it, the fewest bytes up first: among others
         preset, lanes, delta_bits, wire_bytes_per_value_up and _down,
-        security_bits, failure_probability_log2, encrypt_seconds.
+        security_bits, failure_probability_log2, encrypt_seconds; privacy, with
+        clip_norm_steps, range_over_clip_norm, noise_of_mean_over_clip_norm, and
+        inflation: how much more noise rounding costs, 1 being none.
 
     Raises
     ------
@@ -766,6 +839,8 @@ def plan(
         "rounding": rounding,
         "encoding": encoding,
         "weight_cap": _integer("weight_cap", weight_cap),
+        "privacy": None if privacy is None else privacy.to_dict(),
+        "min_cohort": _integer("min_cohort", min_cohort or min(3, clients)),
         "calibrate": calibrate,
     }
     answer: list[dict[str, Any]] = run("plan", plan=request, threads=threads())

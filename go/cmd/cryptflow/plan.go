@@ -13,6 +13,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/plan"
+	"github.com/cryptflow/cryptflow/go/privacy"
 )
 
 func planCommand() *cobra.Command {
@@ -20,6 +21,7 @@ func planCommand() *cobra.Command {
 	var mode, rounding, encoding string
 	var machine, quick bool
 	q := plan.Request{}
+	private := privacy.Promise{Clip: 1, Delta: 1e-5}
 	c := &cobra.Command{
 		Use: "plan", Short: "Choose parameters: bytes, guarantees, and seconds on this machine", Args: cobra.NoArgs,
 		Example: "  cryptflow plan --values 25e6 --clients 64 --bits 16",
@@ -36,6 +38,12 @@ func planCommand() *cobra.Command {
 			}
 			if q.Encoding, err = params.ParseEncoding(encoding); err != nil {
 				return err
+			}
+			if q.MinCohort == 0 {
+				q.MinCohort = min(3, q.Clients)
+			}
+			if private.Multiplier != 0 {
+				q.Privacy = &private
 			}
 			ctx, cancel := untilSignal(c)
 			defer cancel()
@@ -62,6 +70,9 @@ func planCommand() *cobra.Command {
 	f.StringVar(&rounding, "rounding", "stochastic", "stochastic or nearest")
 	f.StringVar(&encoding, "encoding", "lanes", "lanes, slots or slots-ci")
 	f.IntVar(&q.WeightCap, "weight-cap", 1000, "shared-key: largest num_examples of a client")
+	f.Float64Var(&private.Multiplier, "noise-multiplier", 0, "differential privacy: noise of the sum over the clip norm")
+	f.Uint32Var(&private.Colluding, "colluding", 1, "differential privacy: clients of a cohort whose noise is not counted on")
+	f.IntVar(&q.MinCohort, "min-cohort", 0, "differential privacy: smallest cohort (default: 3)")
 	f.IntVar(&q.Threads, "threads", runtime.GOMAXPROCS(0), "threads to estimate for")
 	f.BoolVar(&quick, "no-calibration", false, "do not measure this machine")
 	f.BoolVar(&machine, "json", false, "print JSON")
@@ -89,5 +100,9 @@ func printPlan(out io.Writer, options []plan.Option) error {
 	fmt.Fprintf(out, "  security    %d bits (%s)\n", o.SecurityBits, o.SecuritySource)
 	fmt.Fprintf(out, "  exactness   any of 2^40 coefficients exceeds its bound with probability 2^%.0f at most\n", o.FailureLog2)
 	fmt.Fprintf(out, "  precision   %.1e of a tensor's range a value, before weights\n", o.Step)
+	if n := o.Privacy; n != nil {
+		fmt.Fprintf(out, "  privacy     the clip norm has %d steps and the range is %.1f times it; a mean's noise is ±%.3g of it a value;\n", n.Steps, n.Range, n.Mean)
+		fmt.Fprintf(out, "              rounding costs %.1f %% of that noise; any value is cut with probability 2^%.0f at most\n", 100*(1-1/n.Inflation), n.Failure)
+	}
 	return nil
 }

@@ -102,6 +102,8 @@ func taskCreate(profile *string) *cobra.Command {
 	var layout, model string
 	var members []string
 	var fraction float64
+	var private client.PrivacySpec
+	var colluding uint32
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Create a task from a layout and a first model", Args: cobra.ExactArgs(1),
 		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges; the first model is a file of little-endian float32 values in layout order (zeros when left out).\nFrom Python, cryptflow.create_task takes both from a model.",
@@ -124,6 +126,15 @@ func taskCreate(profile *string) *cobra.Command {
 			if c.Flags().Changed("fraction") {
 				q.Fraction = &fraction
 			}
+			if asked := c.Flags().Changed; asked("clip-norm") || asked("noise-multiplier") || asked("delta") {
+				private.Colluding, q.Privacy = &colluding, &private
+				if !asked("rounding") {
+					q.Rounding = ""
+				}
+				if !asked("weight-cap") {
+					q.WeightCap = 0
+				}
+			}
 			values, err := client.ReadModel(model, q.Layout)
 			if err != nil {
 				return err
@@ -135,6 +146,9 @@ func taskCreate(profile *string) *cobra.Command {
 				}
 				fmt.Fprintf(c.OutOrStdout(), "task %s %s\n  %d values in %d tensors, %s, %s, %d bits, %d to %d of %d clients, %d rounds\n", t.Name, task.DigestOf(t).Short(),
 					t.Layout.Values(), len(t.Layout), t.Mode, t.Preset, t.Bits, t.MinCohort, t.MaxClients, len(t.Members), t.Rounds)
+				if t.Privacy != nil {
+					fmt.Fprintf(c.OutOrStdout(), "  private: %s\n", promised(t))
+				}
 				return nil
 			})
 		},
@@ -157,7 +171,17 @@ func taskCreate(profile *string) *cobra.Command {
 	f.Uint32Var(&q.PerOrganisation, "per-organisation", 0, "most clients of one organisation in a cohort; 0: no cap")
 	f.Uint32Var(&q.Deadline, "deadline", 600, "seconds from a round's first commit")
 	f.Uint32Var(&q.Rounds, "rounds", 10, "rounds to publish")
+	f.Float64Var(&private.ClipNorm, "clip-norm", 0, "differential privacy: largest L2 norm of an update")
+	f.Float64Var(&private.NoiseMultiplier, "noise-multiplier", 0, "differential privacy: noise of the sum over the clip norm")
+	f.Float64Var(&private.Delta, "delta", 0, "differential privacy: delta of the reported epsilon")
+	f.Uint32Var(&colluding, "colluding", 1, "differential privacy: clients of a cohort whose noise is not counted on")
 	return c
+}
+
+// promised says what a task's privacy is.
+func promised(t *task.Task) string {
+	p := t.Privacy
+	return fmt.Sprintf("clip norm %g, noise multiplier %g, delta %g, against %d colluding; noise of a mean ± %.3g", p.Clip, p.Multiplier, p.Delta, p.Colluding, p.Noise(t.MinCohort)/float64(t.MinCohort))
 }
 
 func standing(s *pb.TaskStatus) string {
@@ -194,6 +218,9 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("model", "%d values in %d tensors, first model %s", t.Layout.Values(), len(t.Layout), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
 	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
 	row("weight cap", "%d", t.WeightCap)
+	if t.Privacy != nil {
+		row("privacy", "%s", promised(t))
+	}
 	row("deadline", "%v after a round's first commit", time.Duration(t.Deadline)*time.Second)
 	row("rounds", "%d of %d published", s.Published, t.Rounds)
 	row("now", "%s", standing(s))
