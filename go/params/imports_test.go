@@ -83,13 +83,13 @@ func TestOnlyOneRoomImportsEachLibrary(t *testing.T) {
 	for room, allowed := range map[string][]string{
 		"errs":     nil,
 		"params":   {"errs"},
-		"frame":    {"errs", "params"},
+		"frame":    {"errs", "params", "kernel"}, // kernel is a leaf: arithmetic on slices
 		"fold":     {"errs", "params", "frame"},
 		"encoding": {"errs", "params", "kernel"},
 		"ckks":     {"errs", "params", "frame", "kernel"},
 		"kernel":   nil,
 		"seal":     {"errs", "params", "frame", "encoding", "ckks", "tag"},
-		"tag":      nil,
+		"tag":      {"kernel"},
 		"privacy":  {"errs"},
 	} {
 	paths:
