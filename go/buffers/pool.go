@@ -5,7 +5,8 @@
 //
 // A buffer that is taken holds what it held before: whoever takes it writes
 // all of it, or shortens it to what was written. What passes through are
-// frames and the bytes of connections, never keys.
+// frames and the bytes of connections with the aggregator, never keys: package
+// rpc gives connections with the key service another pool.
 package buffers
 
 import (

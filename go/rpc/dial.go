@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 
-	"github.com/cryptflow/cryptflow/go/buffers"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
 )
@@ -38,7 +37,7 @@ func Dial(address string, c *identity.Credentials, service identity.Role, patien
 			MinConnectTimeout: 5 * time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
-		grpc.WithWriteBufferSize(writeBuffer), experimental.WithBufferPool(buffers.Pool),
+		grpc.WithWriteBufferSize(writeBuffer), experimental.WithBufferPool(pool(service)),
 		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(4 * window),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply), grpc.MaxCallSendMsgSize(maxReply))}, more...)...,
 	)

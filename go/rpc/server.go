@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -67,12 +68,23 @@ func NewServer(c *identity.Credentials, table identity.Table, log *slog.Logger, 
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(4*window),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
 		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(writeBuffer),
-		experimental.BufferPool(buffers.Pool),
+		experimental.BufferPool(pool(c.Self.Role)),
 		grpc.ConnectionTimeout(15*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(g.unary), grpc.StreamInterceptor(g.stream),
 	)
+}
+
+// pool recycles the buffers of connections to and of a service. Those of the
+// aggregator, through which frames go, are handed on as they are; those of the
+// key service may have held a round's keys and are cleared whenever they are
+// taken, as gRPC does.
+func pool(service identity.Role) mem.BufferPool {
+	if service == identity.Aggregator {
+		return buffers.Pool
+	}
+	return mem.DefaultBufferPool()
 }
 
 type gate struct {
