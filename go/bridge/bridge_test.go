@@ -109,7 +109,7 @@ func TestARoundThroughTheBoundary(t *testing.T) {
 				keys[1] = number(KeyNew(round))
 			}
 			updates := [][]float32{{0.5, -0.5, 1, -1, 0}, {0.25, 0.5, 1, 1, 0}}
-			fold := number(FoldNew(round, 0, info.Frames))
+			fold := number(FoldNew(round, 0, info.Frames, 3))
 			for i, key := range keys {
 				arr, sch := floats(t, updates[i]...)
 				sealer := number(SealerNew(round, key, 1, 1, arr, sch))
@@ -290,7 +290,7 @@ func FuzzHandles(f *testing.F) {
 			func() error { _, err := SealerNew(handle, a, b, 1, 0, 0); return err },
 			func() error { _, err := SealClipped(handle); return err },
 			func() error { _, err := SealNext(handle, a, 0, 0); return err },
-			func() error { _, err := FoldNew(handle, a, b); return err },
+			func() error { _, err := FoldNew(handle, a, b, 2); return err },
 			func() error { _, err := FoldAdd(handle, a, 0, 0); return err },
 			func() error { _, err := FoldTake(handle, 0, 0); return err },
 			func() error { _, err := OpenerNew(handle, a, b); return err },
@@ -312,7 +312,7 @@ func FuzzHandles(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h, err := FoldNew(round, a, b); err == nil {
+		if h, err := FoldNew(round, a, b, 2); err == nil {
 			_, _ = Close(h)
 		} else {
 			coded(t, err)

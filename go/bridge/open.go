@@ -23,11 +23,43 @@ type folding struct {
 	mu       sync.Mutex
 	geometry frame.Geometry
 	first    int
+	workers  int
 	sums     []*fold.Accumulator
 }
 
-// FoldNew begins the sum of the frames [first, first+count) of a round.
-func FoldNew(handle, first, count int64) (int64, error) {
+// add adds one contribution's frames, each core a part of them.
+func (f *folding) add(in *arrowio.Binary, weight uint32) error {
+	workers := min(f.workers, len(f.sums))
+	failures, panics := make([]error, workers), make([]any, workers)
+	var wg sync.WaitGroup
+	part := func(k int) {
+		defer func() { panics[k] = recover() }() // guard sees those of this goroutine only
+		for i := len(f.sums) * k / workers; i < len(f.sums)*(k+1)/workers; i++ {
+			if err := f.sums[i].Add(in.Value(i), weight); err != nil {
+				failures[k] = fmt.Errorf("frame %d: %w", f.first+i, err)
+				return
+			}
+		}
+	}
+	for k := 1; k < workers; k++ {
+		wg.Go(func() { part(k) })
+	}
+	part(0)
+	wg.Wait()
+	for k, err := range failures {
+		if panics[k] != nil {
+			panic(panics[k])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FoldNew begins the sum of the frames [first, first+count) of a round, on so
+// many threads.
+func FoldNew(handle, first, count, workers int64) (int64, error) {
 	return guard(func() (int64, error) {
 		r, err := lookup[*round](handle)
 		if err != nil {
@@ -37,7 +69,7 @@ func FoldNew(handle, first, count int64) (int64, error) {
 		if first < 0 || count < 1 || count > maxFold || first+count > int64(g.Frames()) {
 			return 0, fmt.Errorf("%d frames from %d on, of %d, at most %d at a time: %w", count, first, g.Frames(), maxFold, errs.ErrArgument)
 		}
-		f := &folding{geometry: g, first: int(first)}
+		f := &folding{geometry: g, first: int(first), workers: threads(workers)}
 		for i := range int(count) {
 			a := fold.New(r.Scheme.Preset)
 			a.Reset(g.Header(f.first + i))
@@ -68,11 +100,9 @@ func FoldAdd(handle, weight int64, inArr, inSch uintptr) (int64, error) {
 		if weight < 1 || weight > int64(f.geometry.Scheme.Weight) {
 			return 0, fmt.Errorf("weight %d outside 1 to %d: %w", weight, f.geometry.Scheme.Weight, errs.ErrWeight)
 		}
-		for i, a := range f.sums {
-			if err := a.Add(in.Value(i), uint32(weight)); err != nil {
-				handles.Delete(handle)
-				return 0, fmt.Errorf("frame %d: %w", f.first+i, err)
-			}
+		if err := f.add(in, uint32(weight)); err != nil {
+			handles.Delete(handle)
+			return 0, err
 		}
 		return int64(f.sums[0].Terms()), nil
 	})

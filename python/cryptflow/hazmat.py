@@ -250,7 +250,9 @@ class Round:
         parts = []
         for first in range(0, self.info["frames"], self._step):
             count = min(self._step, self.info["frames"] - first)
-            fold = Handle(call("FoldNew", self._handle.number, first, count))
+            fold = Handle(
+                call("FoldNew", self._handle.number, first, count, threads())
+            )
             try:
                 for array, weight in zip(arrays, weights, strict=True):
                     send(
