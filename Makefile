@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -111,6 +111,12 @@ study: build ## accuracy against bytes against seconds, for all parameters: benc
 
 study-page: build ## docs/study.md and its plots from benchmarks/results/study.json
 	$(BIN)/python benchmarks/study/page.py
+
+docs: build ## the documentation site, without a broken link: build/site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-cli: build ## docs/reference/cli.md from what the command says of itself
+	$(BIN)/python docs/hooks/cli.py
 
 proto: ## generate go/rpc/pb from cryptflow.proto (needs an environment of its own)
 	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto

@@ -1,9 +1,9 @@
 """Encrypted federated averaging: the server adds updates that it cannot read.
 
-:func:`connect` joins a task, :class:`LocalCluster` runs the services on this
-machine, :func:`create_task` makes a task. Adapters live in
-:mod:`cryptflow.torch`, raw operations on Arrow arrays in
-:mod:`cryptflow.hazmat`, exceptions in :mod:`cryptflow.errors`. Importing this
+`connect` joins a task, `LocalCluster` runs the services on this
+machine, `create_task` makes a task. Adapters live in
+`cryptflow.torch`, raw operations on Arrow arrays in
+`cryptflow.hazmat`, exceptions in `cryptflow.errors`. Importing this
 package loads no native code.
 """
 

@@ -1,7 +1,7 @@
 """A client of a task, and what it reports of a round.
 
-:func:`connect` reads a profile and returns a :class:`Client`; its
-:meth:`Client.average` encrypts an update, uploads it, waits for the cohort,
+`connect` reads a profile and returns a `Client`; its
+`Client.average` encrypts an update, uploads it, waits for the cohort,
 and returns the decrypted mean. Adapters for frameworks are built on it.
 """
 
@@ -295,7 +295,7 @@ class Contribution:
 
 
 class Client:
-    """A connected member of a task; :func:`connect` makes it.
+    """A connected member of a task; `connect` makes it.
 
     A context manager. One round at a time: it may be used from one thread.
     """
@@ -357,8 +357,8 @@ class Client:
     def position(self) -> dict[str, Any]:
         """How far this client came in its task: plain values, no secret.
 
-        Kept beside the model that :meth:`collect` made, it lets another process
-        go on; see :meth:`resume`.
+        Kept beside the model that `collect` made, it lets another process
+        go on; see `resume`.
         """
         answer: dict[str, Any] = run("position", client=self._handle.number)
         return answer
@@ -407,7 +407,7 @@ class Client:
         ----------
         update : numpy.ndarray
             float32, shape (values,), in layout order: what local training
-            changed. It must not change until :meth:`collect` has returned.
+            changed. It must not change until `collect` has returned.
         num_examples : int
             Its weight in the mean, 1 to the task's cap. In a private task every
             client counts the same, and the number does not leave the client.
@@ -490,7 +490,7 @@ class Client:
         num_examples: int,
         metrics: Mapping[str, float] | None = None,
     ) -> tuple[Flat, RoundReport]:
-        """Contribute and collect; see :meth:`contribute` and :meth:`collect`.
+        """Contribute and collect; see `contribute` and `collect`.
 
         When the key service aborted the round (too few clients at the
         deadline), the same update goes into the next one.
@@ -701,7 +701,7 @@ def create_task(
         Differential privacy for every client. Then every client counts the same
         (weight_cap is 1), there are no metrics, ranges follow from the clip
         norm, the mode is sum-key and the encoding lanes: leave them out. Models
-        with many values need more bits; :func:`plan` says what rounding costs.
+        with many values need more bits; `plan` says what rounding costs.
 
     Returns
     -------
@@ -807,7 +807,7 @@ def plan(
     bits : int
         Bits of a value, 4 to 30.
     mode, rounding, encoding, weight_cap
-        As :func:`create_task` takes them.
+        As `create_task` takes them.
     privacy : Privacy, optional
         Plan for a private task.
     min_cohort : int, optional

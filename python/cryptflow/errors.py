@@ -1,7 +1,7 @@
 """Exceptions of CryptFlow.
 
 Every error of the native library and of the services has a stable code,
-``CF_…``, in :attr:`CryptFlowError.code`; classes group codes by what a caller
+``CF_…``, in `CryptFlowError.code`; classes group codes by what a caller
 can do about them. docs/errors.md lists the codes.
 """
 

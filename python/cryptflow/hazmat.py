@@ -5,6 +5,8 @@ or audit log. **Whoever uses it decides alone who holds which key.** Ciphertexts
 are RLWE ciphertexts of CKKS parameters with exact integer packing; docs/spec.md
 describes every byte.
 
+Examples
+--------
 >>> import numpy as np
 >>> from cryptflow import hazmat
 >>> r = hazmat.Round(values=3, clients=2, value_range=1.0, bits=16)
@@ -35,7 +37,7 @@ _VALUES_PER_CALL = 1 << 21
 
 
 class Key:
-    """A key made by :meth:`Round.new_key`; it cannot be printed or pickled."""
+    """A key made by `Round.new_key`; it cannot be printed or pickled."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
@@ -48,7 +50,7 @@ class Key:
 
 
 class Release:
-    """What opens one sum, made by :meth:`Round.release`."""
+    """What opens one sum, made by `Round.release`."""
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
@@ -87,7 +89,7 @@ class Round:
         ``lanes``: several integers a coefficient. ``slots``: classic CKKS
         packing, half as many values as coefficients; ``slots-ci``: that of the
         conjugate-invariant ring, as many. Means from slots are rounded to
-        `bits` before they leave :meth:`decrypt`.
+        `bits` before they leave `decrypt`.
     weight_cap : int
         Largest weight (``num_examples``) of a contribution. In ``shared-key``
         weights are public and at most 255.
@@ -172,7 +174,7 @@ class Round:
             array. Leave it unchanged until the call returns.
         weight : int
             ``num_examples``, 1 to ``weight_cap``. In ``shared-key`` pass it to
-            :meth:`aggregate` as well.
+            `aggregate` as well.
 
         Returns
         -------
@@ -227,7 +229,7 @@ class Round:
         Parameters
         ----------
         contributions : sequence of large_binary arrays
-            As :meth:`encrypt` returns them.
+            As `encrypt` returns them.
         weights : sequence of int, optional
             Public weights, ``shared-key`` only; 1 each when missing.
 
@@ -250,9 +252,7 @@ class Round:
         parts = []
         for first in range(0, self.info["frames"], self._step):
             count = min(self._step, self.info["frames"] - first)
-            fold = Handle(
-                call("FoldNew", self._handle.number, first, count, threads())
-            )
+            fold = Handle(call("FoldNew", self._handle.number, first, count, threads()))
             try:
                 for array, weight in zip(arrays, weights, strict=True):
                     send(
@@ -277,7 +277,7 @@ class Round:
             ``sum-key``: the key of every contribution in the sum.
             ``shared-key``: the one key, once for every contribution.
         weights : sequence of int, optional
-            As given to :meth:`aggregate`.
+            As given to `aggregate`.
         """
         weights = self._weights(len(keys), weights)
         numbers = [k._handle.number for k in keys]
@@ -294,7 +294,7 @@ class Round:
         release : Release
             For the set that was added, no other.
         total : large_binary array
-            As :meth:`aggregate` returns it.
+            As `aggregate` returns it.
 
         Returns
         -------
@@ -349,7 +349,7 @@ class Round:
         value_range : float
             Range of the tensor.
         weights : sequence of int, optional
-            Weights given to :meth:`encrypt`; 1 each when missing.
+            Weights given to `encrypt`; 1 each when missing.
         contributions : int
             Their number when `weights` is missing.
         """

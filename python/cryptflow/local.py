@@ -137,7 +137,7 @@ class LocalCluster:
     ) -> dict[str, Any]:
         """Create a task that enrols every client of the cluster.
 
-        Takes what :func:`cryptflow.create_task` takes.
+        Takes what `cryptflow.create_task` takes.
         """
         return create_task(
             name,
@@ -148,7 +148,7 @@ class LocalCluster:
         )
 
     def connect(self, number: int, task: str, **options: Any) -> Client:
-        """Connect as one of the clients. See :func:`cryptflow.connect`."""
+        """Connect as one of the clients. See `cryptflow.connect`."""
         return connect(self.profiles[number], task=task, **options)
 
     def tasks(self) -> list[dict[str, Any]]:

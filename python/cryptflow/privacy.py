@@ -1,7 +1,7 @@
 """Differential privacy: what a private task promises, and what is spent.
 
-:class:`Privacy` is what an admin chooses for a task; the reports of its rounds
-say how much has been spent. :func:`epsilon` and :func:`noise_multiplier`
+`Privacy` is what an admin chooses for a task; the reports of its rounds
+say how much has been spent. `epsilon` and `noise_multiplier`
 compute by `dp-accounting <https://pypi.org/project/dp-accounting/>`_, which is
 imported when they are called (``pip install cryptflow[privacy]``). Clipping
 and noise are applied in Go, before encryption: docs/privacy.md.

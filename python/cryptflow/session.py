@@ -1,7 +1,7 @@
 """One model's way through the rounds of a task, whatever trains it.
 
 An adapter for a framework says how weights are read and written
-(:class:`Weights`); :class:`Session` does the rest: it compares layouts before
+(`Weights`); `Session` does the rest: it compares layouts before
 anything is trained, remembers the model at the round's start, forms the
 update, hands it to a client and applies the mean. Callbacks for Keras,
 Lightning and others are thin over it.
@@ -146,7 +146,7 @@ class Session(Generic[Report]):
     epochs_per_round : int
         Local epochs between two averagings.
     state : mapping, optional
-        What :meth:`state_dict` returned: the session goes on from there, and the
+        What `state_dict` returned: the session goes on from there, and the
         model keeps the values it has. A client that can is resumed too.
 
     Raises

@@ -39,6 +39,9 @@ func planCommand() *cobra.Command {
 			if q.Encoding, err = params.ParseEncoding(encoding); err != nil {
 				return err
 			}
+			if q.Threads == 0 {
+				q.Threads = runtime.GOMAXPROCS(0)
+			}
 			if q.MinCohort == 0 {
 				q.MinCohort = min(3, q.Clients)
 			}
@@ -73,7 +76,7 @@ func planCommand() *cobra.Command {
 	f.Float64Var(&private.Multiplier, "noise-multiplier", 0, "differential privacy: noise of the sum over the clip norm")
 	f.Uint32Var(&private.Colluding, "colluding", 1, "differential privacy: clients of a cohort whose noise is not counted on")
 	f.IntVar(&q.MinCohort, "min-cohort", 0, "differential privacy: smallest cohort (default: 3)")
-	f.IntVar(&q.Threads, "threads", runtime.GOMAXPROCS(0), "threads to estimate for")
+	f.IntVar(&q.Threads, "threads", 0, "threads to estimate for (default: all cores)")
 	f.BoolVar(&quick, "no-calibration", false, "do not measure this machine")
 	f.BoolVar(&machine, "json", false, "print JSON")
 	if err := c.MarkFlagRequired("values"); err != nil {

@@ -61,7 +61,7 @@ def encrypted(
         replaced by the node's partition.
     optimizer : Optimizer, optional
         What makes a step of the cohort's mean, such as
-        :class:`cryptflow.flower.FedAdam`. All clients use the same.
+        `cryptflow.flower.FedAdam`. All clients use the same.
     evaluate_metrics : bool
         Whether metrics of evaluation may leave this node, in the clear.
     examples : str

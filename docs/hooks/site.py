@@ -1,0 +1,111 @@
+"""What the site has beside docs/: pages of the root, notebooks, links.
+
+MkDocs calls these functions while it builds (``hooks`` of mkdocs.yml). Pages at
+the root of the repository, such as THREAT_MODEL.md, appear under ``project/``;
+committed notebooks are shown under ``notebooks/`` with the outputs that they
+have; links from a page to files outside docs/ lead to where these are.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "examples" / "notebooks"
+REPOSITORY = "https://github.com/cryptflow/cryptflow/blob/main/"
+
+#: Pages of the root and where the site has them.
+PROJECT = {
+    "CHANGELOG.md": "project/changelog.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+    "THREAT_MODEL.md": "project/threat-model.md",
+}
+
+_LINK = re.compile(r"(?<=\]\()(?!https?:|#|/|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of the root and the notebooks."""
+    for name, path in PROJECT.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, path, content=_moved(text, name, path)))
+    entries = []
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        title, about = _add(notebook, files, config)
+        entries.append(f"- [{title}]({notebook.stem}.md): {about}")
+    index = "\n".join([_INDEX, *entries, ""])
+    files.append(File.generated(config, "notebooks/index.md", content=index))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Let links that leave docs/ lead to the page or the repository."""
+    source = page.file.src_uri
+    if source.startswith(("project/", "notebooks/")):
+        return markdown
+    return _moved(markdown, f"docs/{source}", source)
+
+
+_INDEX = """# Notebooks
+
+Each runs from top to bottom in under two minutes on two cores, without network,
+and is shown here as it ran: `pip install 'cryptflow[notebooks]'`, then open it
+from `examples/notebooks/`.
+"""
+
+
+def _moved(text: str, origin: str, page: str) -> str:
+    """Return text with links relative to origin made relative to page."""
+    at = posixpath.dirname(page)
+
+    def link(found: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), found[1]))
+        anchor = found[2] or ""
+        if target in PROJECT:
+            target = PROJECT[target]
+        elif target.startswith("docs/"):
+            target = target.removeprefix("docs/")
+        elif target.startswith("examples/notebooks/") and target.endswith(".ipynb"):
+            target = "notebooks/" + posixpath.basename(target)[:-6] + ".md"
+        else:
+            return REPOSITORY + target + anchor
+        return posixpath.relpath(target, at or ".") + anchor
+
+    return _LINK.sub(link, text)
+
+
+def _add(notebook: Path, files: Files, config: MkDocsConfig) -> tuple[str, str]:
+    """Add one notebook's page and pictures; return its title and first words."""
+    content = nbformat.reads(notebook.read_text(encoding="utf-8"), as_version=4)
+    stem = notebook.stem
+    for cell in content.cells:
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output["text"] = _ANSI.sub("", output["text"])
+    resources = {"output_files_dir": stem}
+    text, extra = MarkdownExporter().from_notebook_node(content, resources=resources)
+    for path, data in extra["outputs"].items():
+        uri = f"notebooks/{path}"
+        files.append(File.generated(config, uri, content=data))
+    # Tables that objects draw of themselves come as HTML with style elements.
+    text = re.sub(r"<style scoped>.*?</style>", "", text, flags=re.S)
+    page = f"notebooks/{stem}.md"
+    text = _moved(text, f"examples/{page}", page)
+    text = text.replace(f"]({REPOSITORY}examples/notebooks/{stem}/", f"]({stem}/")
+    source = f"{REPOSITORY}examples/notebooks/{notebook.name}"
+    title, _, rest = text.lstrip().partition("\n")
+    note = f"\n!!! note\n    This is [{notebook.name}]({source}), as it ran.\n\n"
+    files.append(File.generated(config, page, content=title + "\n" + note + rest))
+    first = rest.strip().split("\n\n", 1)[0].replace("\n", " ")
+    about = re.sub(r"\]\([^)]*\)", "]", first).replace("[", "").replace("]", "")
+    return title.lstrip("# ").strip(), about.split(". ")[0].rstrip(".") + "."
