@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors test-notebooks demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -32,13 +32,16 @@ lint: build ## gofmt, go vet, staticcheck, ruff, mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: test-go test-python test-vectors ## every test
+test: test-go test-python test-vectors test-notebooks ## every test
 
 test-go: ## tests of the Go packages
 	$(GO) test $(PACKAGES)
 
 test-python: build ## tests of the Python package, as installed
 	$(BIN)/python -m pytest
+
+test-notebooks: build ## every notebook, from top to bottom
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 examples/notebooks
 
 test-vectors: build ## verify testdata/vectors with code that shares nothing with ours
 	$(BIN)/python testdata/verify.py
