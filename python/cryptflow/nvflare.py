@@ -1,0 +1,404 @@
+"""Encrypted federated averaging in NVIDIA FLARE jobs.
+
+.. code-block:: python
+
+    recipe = FedAvgRecipe(..., aggregator=ReceiptAggregator())
+    encrypted(recipe, "digits", profile="/etc/cryptflow/{site}.toml")
+
+Two filters at each client keep weights from leaving through FLARE: what a
+script trained goes, encrypted, to CryptFlow's aggregator; the cohort's model is
+put into the next task, and kept in the site's folder of the job. To FLARE's
+server go receipts, which is all that its aggregator accepts. Everything fails
+closed: what a filter does not recognise is an error at the client, and no data
+leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
+from nvflare.app_common.app_constant import AppConstants
+
+from cryptflow.arrays import ArrayWeights
+from cryptflow.client import Client, connect
+from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.session import Session, named_metrics
+
+__all__ = [
+    "EncryptResult",
+    "FirstModelOnly",
+    "OpenTask",
+    "ReceiptAggregator",
+    "encrypted",
+]
+
+#: Where a reply has its receipt, and a site its state, which stays private.
+RECEIPT = "cryptflow"
+#: In the folder of a job's run at every site: the cohort's model, arrays by name.
+MODEL_FILE = "cryptflow-model.npz"
+_SITE = "cryptflow.site"
+_WEIGHTS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
+#: Tasks of FLARE's own workflows whose results have weights or metrics. Filters
+#: are found by a task's name; there is none for all.
+_TASKS = (
+    AppConstants.TASK_TRAIN,
+    AppConstants.TASK_VALIDATION,
+    AppConstants.TASK_SUBMIT_MODEL,
+    AppConstants.TASK_GET_WEIGHTS,
+)
+_HEADERS = (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS)
+
+
+def encrypted(
+    recipe: Any,
+    task: str | None = None,
+    *,
+    profile: str | os.PathLike[str] | None = None,
+    train_task: str = "train",
+    send_initial: bool = True,
+) -> Any:
+    """Add the filters to a recipe made with ``aggregator=ReceiptAggregator()``.
+
+    Parameters
+    ----------
+    recipe : nvflare.recipe.spec.Recipe
+        Such as FedAvgRecipe.
+    task : str, optional
+        The CryptFlow task; the profile's when missing.
+    profile : path, optional
+        Profile of a site's client, in which ``{site}`` stands for the site's
+        name; CRYPTFLOW_PROFILE of the site when missing.
+    train_task : str
+        The FLARE task whose results are averaged. Results of FLARE's other tasks
+        are refused; those of tasks with names of a workflow's own are filtered by
+        a site's privacy policy only.
+    send_initial : bool
+        Whether FLARE's server sends its model in the first round: models with
+        arrays that the CryptFlow task does not name need it.
+
+    Returns
+    -------
+    Recipe
+        The one given.
+    """
+    path = None if profile is None else os.fspath(profile)
+    tasks = sorted({train_task, *_TASKS})
+    recipe.add_client_input_filter(OpenTask(task, path, train_task), tasks=tasks)
+    recipe.add_client_output_filter(EncryptResult(train_task), tasks=tasks)
+    recipe.add_server_output_filter(FirstModelOnly(send_initial), tasks=[train_task])
+    return recipe
+
+
+class _Site:
+    """A site's client and its model, kept while a job runs."""
+
+    def __init__(self, client: Client, arrays: dict[str, Any]) -> None:
+        self.client, self.arrays = client, arrays
+        for tensor in client.layout:
+            # The layout is checked by the session; names have to be there.
+            arrays.setdefault(tensor.name, np.zeros(tensor.shape, np.float32))
+        self._names = {t.name for t in client.layout}
+        self._weights = ArrayWeights(arrays, [t.name for t in client.layout])
+        self._state = Session(self._weights, client, 1).state_dict()
+        self._state["position"] = None  # one client, one process: it is there
+
+    def average(self, found: Mapping[str, Any], difference: bool, meta: Any) -> Any:
+        """Contribute what was trained, and hold the cohort's model."""
+        if not difference:  # what the task does not name is each site's own
+            own = (found.keys() & self.arrays.keys()) - self._names
+            self.arrays |= {name: _array(name, found[name]).copy() for name in own}
+        for tensor in self.client.layout:
+            array = _array(tensor.name, found.get(tensor.name))
+            if array.shape != tensor.shape:
+                raise _error(
+                    LayoutError,
+                    "CF_LAYOUT_MISMATCH",
+                    f"array {tensor.name!r}: the task has shape {tensor.shape}, "
+                    f"the result {array.shape}",
+                )
+            held = self.arrays[tensor.name]
+            held[...] = held + array if difference else array
+        steps = meta.get(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        if steps is None:
+            raise _error(
+                InputError,
+                "CF_WEIGHT",
+                "the result has no NUM_STEPS_CURRENT_ROUND: this client's weight",
+            )
+        metrics = named_metrics(self.client, meta.get(MetaKey.INITIAL_METRICS) or {})
+        session = Session(self._weights, self.client, int(steps), state=self._state)
+        try:
+            report = session.average(metrics or None)
+        except BaseException:
+            self._weights.write(self._state["start"])
+            raise
+        self._state = session.state_dict() | {"position": None}
+        return report
+
+    def save(self, folder: Path) -> None:
+        """Write the cohort's model, whole or not at all."""
+        part = folder / f"{MODEL_FILE}.part"
+        with part.open("wb") as file:
+            np.savez(file, **self.arrays)
+        part.replace(folder / MODEL_FILE)
+
+
+class OpenTask(Filter):
+    """Client, task data: what is trained from is the cohort's model.
+
+    Parameters
+    ----------
+    task, profile, train_task
+        As `encrypted` takes them.
+    """
+
+    def __init__(
+        self,
+        task: str | None = None,
+        profile: str | None = None,
+        train_task: str = "train",
+    ) -> None:
+        super().__init__()
+        self.task, self.profile, self.train_task = task, profile, train_task
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Put the cohort's model in the place of the server's.
+
+        Raises
+        ------
+        cryptflow.errors.CryptFlowError
+            The services or the task are not there, or the layout differs.
+        """
+        name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        site = fl_ctx.get_prop(_SITE)
+        if site is None and name != self.train_task:
+            return shareable
+        dxo = from_shareable(shareable)
+        if dxo.data_kind not in _WEIGHTS:
+            return shareable
+        if site is None:
+            arrays = {k: _array(k, v).copy() for k, v in dxo.data.items()}
+            site = _Site(self._connect(fl_ctx), arrays)
+            fl_ctx.set_prop(_SITE, site, private=True, sticky=True)
+        dxo.data_kind = DataKind.WEIGHTS
+        dxo.data = {k: v.copy() for k, v in site.arrays.items()}
+        return dxo.update_shareable(shareable)
+
+    def _connect(self, fl_ctx: FLContext) -> Client:
+        found = self.profile or os.environ.get("CRYPTFLOW_PROFILE")
+        if found is None:
+            raise _error(
+                InputError,
+                "CF_CONFIG",
+                "no profile: pass one to encrypted(...) or set CRYPTFLOW_PROFILE",
+            )
+        path = found.replace("{site}", str(fl_ctx.get_identity_name()))
+        return connect(path, task=self.task, progress=False)
+
+
+class EncryptResult(Filter):
+    """Client, task result: nothing but a receipt leaves.
+
+    The cohort's model is written to ``cryptflow-model.npz`` in the site's folder
+    of the run: after the last round that is where it is.
+
+    FLARE's own filters pass on what they do not recognise; this one raises, and
+    the server gets an error instead of data.
+
+    Parameters
+    ----------
+    train_task : str
+        The FLARE task whose results are averaged.
+    """
+
+    def __init__(self, train_task: str = "train") -> None:
+        super().__init__()
+        self.train_task = train_task
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Average under encryption; return a receipt and the cohort's metrics.
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            The result is not weights of the train task (CF_PLAINTEXT).
+        cryptflow.errors.CryptFlowError
+            As `cryptflow.Client.average`.
+        """
+        code = shareable.get_return_code()
+        if code != ReturnCode.OK:
+            return make_reply(code)
+        name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        site = fl_ctx.get_prop(_SITE)
+        dxo = from_shareable(shareable)
+        if name != self.train_task or dxo.data_kind not in _WEIGHTS or site is None:
+            raise _error(
+                RoundError,
+                "CF_PLAINTEXT",
+                f"a result of task {name!r} with {dxo.data_kind} would leave in the "
+                f"clear; only weights of {self.train_task!r} are averaged",
+            )
+        report = site.average(dxo.data, dxo.data_kind == DataKind.WEIGHT_DIFF, dxo.meta)
+        workspace = fl_ctx.get_engine().get_workspace()
+        site.save(Path(workspace.get_run_dir(fl_ctx.get_job_id())))
+        receipt = {
+            "task": report.task,
+            "round": report.round,
+            "client": site.client.name,
+            "cohort": report.cohort,
+            "bytes": report.bytes_up,
+            "result": report.result_digest,
+        }
+        # Every client says the same of the cohort.
+        meta = {
+            MetaKey.INITIAL_METRICS: report.scalars() | report.metrics,
+            MetaKey.NUM_STEPS_CURRENT_ROUND: 1,
+        }
+        reply = DXO(DataKind.WEIGHT_DIFF, data={RECEIPT: receipt}, meta=meta)
+        out = reply.to_shareable()
+        for header in _HEADERS:
+            if (value := shareable.get_header(header)) is not None:
+                out.set_header(header, int(value))
+        return out
+
+
+class FirstModelOnly(Filter):
+    """Server, task data: its model goes out in the first round, or never.
+
+    What it holds stays its first model, and sites do not read it later.
+    """
+
+    def __init__(self, send_initial: bool = True) -> None:
+        super().__init__()
+        self.send_initial = send_initial
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Take the model out of all tasks but those of the first round."""
+        first = shareable.get_header(AppConstants.START_ROUND, 0)
+        now = shareable.get_header(AppConstants.CURRENT_ROUND, first)
+        if self.send_initial and now == first:
+            return shareable
+        dxo = from_shareable(shareable)
+        dxo.data = {}
+        return dxo.update_shareable(shareable)
+
+
+class ReceiptAggregator(ModelAggregator):
+    """Server: holds receipts, and leaves the server's model as it is.
+
+    The workflow fails when a result has anything else, when clients opened
+    different sums, or when not the whole cohort reports.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Receipts of every round: lists of dicts with task, round, client, …
+        self.receipts: list[list[dict[str, Any]]] = []
+        self.reset_stats()
+
+    def reset_stats(self) -> None:
+        """Begin a round."""
+        self._found: list[dict[str, Any]] = []
+        self._metrics: dict[str, float] = {}
+        self._refused = ""
+
+    def accept_model(self, model: FLModel) -> None:
+        """Take a receipt; remember that there was something else."""
+        try:
+            self._found.append(_receipt(model.params))
+            self._metrics = dict(model.metrics or {})
+        except RoundError as error:
+            self._refused = str(error)
+            self.error(self._refused)
+
+    def aggregate_model(self) -> FLModel:
+        """Check the round's receipts; return the cohort's metrics, no weights.
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            The round is not what it should be (CF_PLAINTEXT).
+        """
+        found, names = self._found, {r["client"] for r in self._found}
+        if self._refused:
+            raise _error(RoundError, "CF_PLAINTEXT", self._refused)
+        opened = {(r["task"], r["round"], r["result"], r["cohort"]) for r in found}
+        if (
+            len(opened) != 1
+            or len(names) != len(found)
+            or len(found) != found[0]["cohort"]
+        ):
+            raise _error(
+                RoundError,
+                "CF_PLAINTEXT",
+                f"{len(found)} receipts of {len(names)} clients for {len(opened)} "
+                "results: do all sites run the same job and task?",
+            )
+        self.receipts.append(found)
+        self.info(
+            f"round {found[0]['round']} of {found[0]['task']}: {len(found)} clients"
+        )
+        return FLModel(
+            params_type=ParamsType.DIFF, params={}, metrics=self._metrics or None
+        )
+
+
+#: What a receipt has, and nothing else.
+_FIELDS = {
+    "task": str,
+    "round": int,
+    "client": str,
+    "cohort": int,
+    "bytes": int,
+    "result": str,
+}
+
+
+def _receipt(params: Any) -> dict[str, Any]:
+    """Return the receipt that a result has, and refuse anything beside it."""
+    receipt = params.get(RECEIPT) if isinstance(params, dict) else None
+    if (
+        not isinstance(receipt, dict)
+        or len(params) != 1
+        or receipt.keys() != _FIELDS.keys()
+        or any(type(receipt[k]) is not kind for k, kind in _FIELDS.items())
+    ):
+        raise _error(
+            RoundError,
+            "CF_PLAINTEXT",
+            "a site sent something else than a receipt; its job needs the filter "
+            "EncryptResult as the last of the result filters",
+        )
+    return receipt
+
+
+def _array(name: str, value: Any) -> Any:
+    """Return a floating-point or other array of what a framework exchanges."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray):
+        raise _error(
+            LayoutError,
+            "CF_LAYOUT_MISMATCH",
+            f"{name!r} is {type(value).__name__}, not an array",
+        )
+    return value
+
+
+def _error(kind: Any, code: str, text: str) -> Any:
+    error = kind(text)
+    error.code = code
+    return error

@@ -1,0 +1,296 @@
+"""NVIDIA FLARE: filters and aggregator that fail closed, and a simulated job."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.shareable import make_reply
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.app_constant import AppConstants
+
+import cryptflow
+from cryptflow import errors
+from cryptflow.nvflare import (
+    MODEL_FILE,
+    RECEIPT,
+    EncryptResult,
+    FirstModelOnly,
+    OpenTask,
+    ReceiptAggregator,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+Network = runpy.run_path(str(ROOT / "examples" / "nvflare" / "model.py"))["Network"]
+MODEL = {"b": np.zeros(4, np.float32), "w": np.zeros((50, 4), np.float32)}
+
+
+class Engine:
+    """What a filter asks of FLARE's engine: where the run's folder is."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def get_workspace(self):
+        return self
+
+    def get_run_dir(self, job):
+        return str(self.folder)
+
+
+def context(folder, task="train", name="client-0"):
+    """Make contexts of one site's job, as FLARE does for every task."""
+    manager = FLContextManager(Engine(folder), name, "job", {}, {})
+    return lambda now=task: tell(manager.new_context(), now)
+
+
+def tell(fl_ctx, task):
+    fl_ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
+    return fl_ctx
+
+
+def data(arrays, kind=DataKind.WEIGHTS, now=0, **meta):
+    out = DXO(kind, data=arrays, meta=meta).to_shareable()
+    out.set_header(AppConstants.CURRENT_ROUND, now)
+    out.set_header(AppConstants.START_ROUND, 0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Run the services for all tests of this file."""
+    with cryptflow.LocalCluster(3, folder=tmp_path_factory.mktemp("cluster")) as c:
+        yield c
+
+
+def holds(value, arrays):
+    """Whether any bytes of arrays are in what FLARE would send."""
+    sent = value.to_bytes()
+    return any(
+        a.tobytes()[k : k + 32] in sent
+        for a in arrays.values()
+        if a.any()
+        for k in range(0, a.nbytes - 32, 32)
+    )
+
+
+@pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.WEIGHT_DIFF])
+def test_two_rounds_through_the_filters(cluster, together, tmp_path, kind):
+    """Full weights and differences; metrics and weights travel encrypted."""
+    name = f"filters-{kind.value}".lower().replace("_", "-")
+    cluster.create_task(name, MODEL, rounds=2, metrics=("loss",))
+    rng = np.random.default_rng(1)
+    steps = [
+        {k: rng.normal(0, 0.1, v.shape).astype(np.float32) for k, v in MODEL.items()}
+        for _ in range(3)
+    ]
+    profiles = Path(cluster.profiles[0]).parent / "{site}.toml"
+
+    def site(i):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        fl_ctx = context(folder, name=f"client-{i}")
+        opened, encrypt = OpenTask(name, str(profiles)), EncryptResult()
+        first = {k: v.copy() for k, v in MODEL.items()} | {"n": np.array([7])}
+        out = []
+        for r in range(2):
+            task = opened.process(data(first if r == 0 else {}, now=r), fl_ctx())
+            held = from_shareable(task).data
+            assert held["n"].tolist() == [7]
+            base = held if kind == DataKind.WEIGHTS else {k: 0 for k in MODEL}
+            trained = {k: base[k] + steps[i][k] for k in MODEL}
+            meta = {
+                MetaKey.NUM_STEPS_CURRENT_ROUND: 10 * (i + 1),
+                MetaKey.INITIAL_METRICS: {"loss": float(i), "secret": 3.5},
+            }
+            result = encrypt.process(data(trained, kind, r, **meta), fl_ctx())
+            assert not holds(result, trained) and not holds(result, steps[i])
+            out.append((held, from_shareable(result)))
+        return out, dict(np.load(folder / MODEL_FILE))
+
+    results = together(*[lambda i=i: site(i) for i in range(3)])
+    shares = np.array([10, 20, 30]) / 60
+    for k in MODEL:
+        mean = sum(s * steps[i][k].astype(np.float64) for i, s in enumerate(shares))
+        for (_, second), last in results:
+            assert np.abs(second[0][k] - mean).max() < 2e-5
+            assert np.abs(last[k] - 2 * mean).max() < 4e-5
+            assert np.array_equal(last[k], results[0][1][k])
+    for rounds, _ in results:
+        for r, (_, reply) in enumerate(rounds):
+            assert reply.data.keys() == {RECEIPT}
+            receipt = reply.data[RECEIPT]
+            assert (receipt["round"], receipt["cohort"]) == (r, 3)
+            metrics = reply.meta[MetaKey.INITIAL_METRICS]
+            assert metrics["loss"] == pytest.approx((20 + 60) / 60, abs=1e-3)
+            assert "secret" not in metrics
+            assert reply.meta[MetaKey.NUM_STEPS_CURRENT_ROUND] == 1
+
+
+def test_what_would_leave_in_the_clear_is_refused(cluster, tmp_path):
+    cluster.create_task("refusals", MODEL)
+    fl_ctx, encrypt = context(tmp_path), EncryptResult()
+    trained = {k: v + 1 for k, v in MODEL.items()}
+    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: 5}
+
+    def refused(code, shareable, task="train"):
+        with pytest.raises(errors.CryptFlowError) as caught:
+            encrypt.process(shareable, fl_ctx(task))
+        assert caught.value.code == code
+
+    refused("CF_PLAINTEXT", data(trained, **meta))  # no task came before
+    first = {k: v.copy() for k, v in MODEL.items()}
+    OpenTask("refusals", str(cluster.profiles[0])).process(data(first), fl_ctx())
+    for kind in (DataKind.COLLECTION, DataKind.ANALYTIC, DataKind.METRICS):
+        inner = DXO(DataKind.WEIGHTS, data=trained)
+        held = {"x": inner} if kind == DataKind.COLLECTION else trained
+        refused("CF_PLAINTEXT", data(held, kind, **meta))
+    refused("CF_PLAINTEXT", data(trained, **meta), task="submit_model")
+    with pytest.raises(Exception, match=r".*"):  # not a DXO: FLARE says so
+        encrypt.process(make_reply(ReturnCode.OK), fl_ctx())
+    refused("CF_WEIGHT", data(trained))
+    refused("CF_WEIGHT", data(trained, **{MetaKey.NUM_STEPS_CURRENT_ROUND: 0}))
+    lacking = {"w": trained["w"]}
+    refused("CF_LAYOUT_MISMATCH", data(lacking, **meta))
+    refused("CF_LAYOUT_MISMATCH", data({**trained, "b": np.zeros(5)}, **meta))
+    refused("CF_LAYOUT_MISMATCH", data({**trained, "b": object()}, **meta))
+    refused("CF_NOT_FINITE", data({**trained, "b": trained["b"] * np.nan}, **meta))
+    # The model is again the one that everybody holds.
+    task = OpenTask().process(data({}, now=1), fl_ctx())
+    assert not any(v.any() for v in from_shareable(task).data.values())
+    # An error says so and brings nothing along.
+    failed = data(trained)
+    failed.set_return_code(ReturnCode.EXECUTION_EXCEPTION)
+    reply = encrypt.process(failed, fl_ctx())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert not holds(reply, trained) and "DXO" not in reply
+
+
+def test_a_site_without_profile_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("CRYPTFLOW_PROFILE", raising=False)
+    with pytest.raises(errors.InputError, match="CRYPTFLOW_PROFILE") as caught:
+        OpenTask("x").process(data({}), context(tmp_path)())
+    assert caught.value.code == "CF_CONFIG"
+
+
+def receipt(client, **other):
+    found = {
+        "task": "t",
+        "round": 0,
+        "client": client,
+        "cohort": 2,
+        "bytes": 9,
+        "result": "ab",
+    }
+    return {RECEIPT: found | other}
+
+
+def test_the_aggregator_takes_the_receipts_of_a_whole_cohort(monkeypatch):
+    aggregator = quiet(monkeypatch)
+    for client in ("a", "b"):
+        model = FLModel(params=receipt(client), metrics={"loss": 1.5})
+        aggregator.accept_model(model)
+    out = aggregator.aggregate_model()
+    assert out.params == {} and out.metrics == {"loss": 1.5}
+    assert [r["client"] for r in aggregator.receipts[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [],
+        [receipt("a")],
+        [receipt("a"), receipt("a")],
+        [receipt("a"), receipt("b"), receipt("c")],
+        [receipt("a"), receipt("b", result="cd")],
+        [receipt("a"), receipt("b", round=1)],
+        [receipt("a"), receipt("b"), {"w": np.ones(3)}],
+        [receipt("a"), receipt("b") | {"w": np.ones(3)}],
+        [receipt("a"), receipt("b", more=np.ones(3))],
+        [receipt("a"), receipt("b", result=np.ones(3))],
+        [receipt("a"), receipt("b", bytes=True)],
+        [receipt("a"), {RECEIPT: "yes"}],
+    ],
+)
+def test_the_aggregator_refuses(replies, monkeypatch):
+    aggregator = quiet(monkeypatch)
+    for params in replies:
+        aggregator.accept_model(FLModel(params=params))
+    with pytest.raises(errors.RoundError) as caught:
+        aggregator.aggregate_model()
+    assert caught.value.code == "CF_PLAINTEXT"
+    assert aggregator.receipts == []
+    aggregator.reset_stats()  # the next round is another one
+    for client in ("a", "b"):
+        aggregator.accept_model(FLModel(params=receipt(client)))
+    assert aggregator.aggregate_model().params == {}
+
+
+def quiet(monkeypatch):
+    aggregator = ReceiptAggregator()
+    for name in ("info", "error"):
+        monkeypatch.setattr(aggregator, name, lambda message: None)
+    return aggregator
+
+
+def test_the_server_s_model_goes_out_once_or_never():
+    sent = [FirstModelOnly().process(data(MODEL, now=r), FLContext()) for r in (0, 1)]
+    assert from_shareable(sent[0]).data.keys() == MODEL.keys()
+    assert from_shareable(sent[1]).data == {}
+    never = FirstModelOnly(False).process(data(MODEL), FLContext())
+    assert from_shareable(never).data == {}
+
+
+def test_a_simulated_job_of_three_sites(cluster, tmp_path):
+    """The example, run as it is: equal models at all sites, none at the server."""
+    profiles = Path(cluster.profiles[0]).parent
+    job = [sys.executable, ROOT / "examples" / "nvflare" / "job.py"]
+    options = {"check": False, "capture_output": True, "text": True, "timeout": 280}
+    made = subprocess.run([*job, "--create", profiles], **options)
+    assert made.returncode == 0, made.stderr
+    space = tmp_path / "space"
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    env.pop("CRYPTFLOW_PROFILE", None)
+    done = subprocess.run([*job, profiles, "--workspace", space], env=env, **options)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-6000:]
+    found = {p.parent.parent.name: p for p in space.rglob(MODEL_FILE)}
+    models = [dict(np.load(p)) for p in sorted(found.values())]
+    assert len(models) == 3, said[-6000:]
+    for name, array in models[0].items():
+        assert all(np.array_equal(array, m[name]) for m in models)
+    # All learned what the others have, and the server has none of it.
+    accuracies = [
+        float(line.rpartition(" ")[2].rstrip("%"))
+        for line in said.splitlines()
+        if "accuracy on own data" in line
+    ]
+    assert len(accuracies) >= 9 and max(accuracies) > 80
+    first = Network().state_dict()
+    pieces = [
+        array.tobytes()[k : k + 64]
+        for name, array in models[0].items()
+        for k in range(0, array.nbytes - 64, 64)
+        if (array.ravel() != first[name].numpy().ravel())[k // 4 : k // 4 + 16].any()
+    ]
+    assert len(pieces) > 100
+    server = [
+        p
+        for p in space.rglob("*")
+        if p.is_file() and not any(f"client-{i}" in p.parts for i in range(3))
+    ]
+    kept = [p for p in server if p.suffix == ".pt"]
+    assert kept  # FLARE saves a model every round: it is still the first one
+    for path in server:
+        content = path.read_bytes()
+        assert not any(piece in content for piece in pieces), path
+    held = torch.load(kept[0], weights_only=True)
+    for name, tensor in held["model"].items():
+        assert np.array_equal(np.asarray(tensor), first[name].numpy())
