@@ -249,20 +249,14 @@ def peers(
     return rows, missing
 
 
-def measured(
-    values: int, tensors: int, clients: int, runs: int, pythons: dict[str, str]
-) -> tuple[list[Row], list[dict[str, str]]]:
-    """Measure everything at one size, plaintext first and last."""
+def measured(values: int, tensors: int, clients: int, runs: int) -> list[Row]:
+    """Measure plaintext and ours at one size, plaintext first and last."""
     base = plain(values, clients, runs)
     rows = [base]
     rows += [ours(values, tensors, clients, runs, r) for r in (1.0, None)]
     base["runs"] += plain(values, clients, runs)["runs"]
     base["seconds"] = statistics.median(base["runs"])
-    more, missing = peers(values, tensors, clients, pythons)
-    for row in rows + more:
-        row |= {"values": values, "tensors": tensors, "clients": clients}
-        row["ratio"] = row["seconds"] / base["seconds"]
-    return rows + more, missing
+    return rows
 
 
 def table(rows: list[Row]) -> str:
@@ -297,15 +291,21 @@ def main() -> None:
         )
     args = parser.parse_args()
     pythons = {"flower_peer": args.flower_python, "nvflare_peer": args.nvflare_python}
-    rows: list[Row] = []
     missing: list[dict[str, str]] = []
-    for name in args.sizes:
-        for clients in args.clients:
-            values, tensors = MODELS[name]
-            print(f"{name} values, {clients} clients", file=sys.stderr)
-            more, gaps = measured(values, tensors, clients, args.runs, pythons)
-            rows += more
-            missing += [gap for gap in gaps if gap not in missing]
+    cases = [(*MODELS[name], n) for name in args.sizes for n in args.clients]
+    found: list[list[Row]] = []
+    for values, tensors, clients in cases:
+        print(f"{values / 1e6:.2f} M values, {clients} clients", file=sys.stderr)
+        found.append(measured(values, tensors, clients, args.runs))
+    for (values, tensors, clients), same in zip(cases, found, strict=True):
+        print(f"peers: {values / 1e6:.2f} M, {clients} clients", file=sys.stderr)
+        more, gaps = peers(values, tensors, clients, pythons)
+        same += more
+        missing += [gap for gap in gaps if gap not in missing]
+        for row in same:
+            row |= {"values": values, "tensors": tensors, "clients": clients}
+            row["ratio"] = row["seconds"] / same[0]["seconds"]
+    rows = [row for same in found for row in same]
     print(table(rows))
     for gap in missing:
         print(f"missing: {gap['system']}: {gap['reason']}")
