@@ -250,9 +250,7 @@ class Round:
         parts = []
         for first in range(0, self.info["frames"], self._step):
             count = min(self._step, self.info["frames"] - first)
-            fold = Handle(
-                call("FoldNew", self._handle.number, first, count, threads())
-            )
+            fold = Handle(call("FoldNew", self._handle.number, first, count, threads()))
             try:
                 for array, weight in zip(arrays, weights, strict=True):
                     send(
