@@ -12,17 +12,12 @@ the first that is installed otherwise.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from cryptflow.errors import InputError
-from cryptflow.session import Averager, Session, named_metrics
-from cryptflow.torch import ModuleWeights
+from cryptflow._callback import Rounds
+from cryptflow._ranks import refuse_strangers
 
 __all__ = ["FedAvg"]
 
@@ -44,7 +39,7 @@ else:
     _Callback = type("_Callback", _bases(), {})
 
 
-class FedAvg(_Callback):
+class FedAvg(Rounds, _Callback):
     """Encrypted federated averaging at the end of training epochs.
 
     Parameters
@@ -70,75 +65,52 @@ class FedAvg(_Callback):
     The task's first model is put in place when training starts, after the
     sanity check. Validation runs before the end of a training epoch: it sees
     local weights; checkpoints written at the end of an epoch hold the
-    cohort's. A checkpoint holds the callback's state; training that goes on
-    from it needs a client of the same name, and that no round was published in
-    between.
+    cohort's. A round's numbers, :meth:`cryptflow.RoundReport.scalars`, are
+    logged: loggers get them, and ``EarlyStopping`` may monitor them. A
+    checkpoint holds the callback's state; training that goes on from it needs a
+    client of the same name, and that no round was published in between. With
+    ``fast_dev_run`` the layout is compared and nothing is sent.
+
+    With DDP the job is one client: rank zero alone talks to the services, and
+    `num_examples` is the job's.
 
     Raises
     ------
     cryptflow.errors.LayoutError
-        The module's layout is not the task's; raised before any training.
+        The module's layout is not the task's, or it is sharded; raised before
+        any training.
     cryptflow.errors.InputError
-        The trainer runs in several processes (CF_ARGUMENT).
+        The trainer's processes do not share torch.distributed, or the callback
+        has averaged another module (CF_ARGUMENT).
     """
 
-    def __init__(
-        self,
-        client: Averager[Any],
-        num_examples: int,
-        epochs_per_round: int = 1,
-        include: Callable[[str], bool] | None = None,
-    ) -> None:
-        super().__init__()
-        self.reports: list[Any] = []
-        self._client, self._include = client, include
-        self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
-        self._session: Session[Any] | None = None
-        self._state: dict[str, Any] | None = None
+    _checkpoint: dict[str, Any] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse trainers of several processes, of which each has its own copy."""
-        if trainer.world_size > 1:
-            error = InputError(
-                f"the trainer has {trainer.world_size} processes; a client of a "
-                "federation trains in one: use devices=1"
-            )
-            error.code = "CF_ARGUMENT"
-            raise error
+        """Refuse processes that cannot be one client together."""
+        refuse_strangers(trainer.world_size)
 
-    def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Put the task's first model in place, or go on from a checkpoint."""
-        if self._session is None or self._state is not None:
-            self._session = Session(
-                ModuleWeights(pl_module, self._include),
-                self._client,
-                self._num_examples,
-                epochs_per_round=self._epochs_per_round,
-                state=self._state,
-            )
-            self._state = None
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Put the cohort's model in place, or go on from a checkpoint."""
+        self._join(pl_module, self._checkpoint)
+        self._checkpoint = None
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Remember that what the model holds from now on is this client's."""
+        self._begin_epoch()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Average when the round's epochs are done, and log the round."""
-        assert self._session is not None
-        metrics = named_metrics(self._client, trainer.callback_metrics)
-        report = self._session.on_epoch_end(metrics or None)
-        if report is None:
+        if trainer.fast_dev_run:
             return
-        self.reports.append(report)
-        if not hasattr(report, "scalars"):
-            return
-        for logger in trainer.loggers:
-            logger.log_metrics(report.scalars(), step=trainer.global_step)
+        report = self._end_epoch(trainer.callback_metrics)
+        if hasattr(report, "scalars"):
+            pl_module.log_dict(report.scalars(), on_step=False, on_epoch=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the cohort's model and the position."""
-        if self._session is None:
-            return {}
-        state = self._session.state_dict()
-        # Tensors, which a checkpoint that allows weights only may hold.
-        return state | {k: torch.from_numpy(state[k]) for k in ("master", "start")}
+        return self._saved()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint when training starts."""
-        self._state = dict(state_dict) or None
+        self._checkpoint = dict(state_dict) or None

@@ -191,6 +191,7 @@ class Session(Generic[Report]):
         self._epochs = 0
         self._master = np.empty(size, np.float32)
         self._update = np.empty(size, np.float32)
+        self._position: Any = None
         if state is not None:
             self._restore(state)
             return
@@ -202,6 +203,7 @@ class Session(Generic[Report]):
             self._check(first)
             self._start = np.empty(size, np.float32)
             self._replace(first)
+        self._note()
 
     def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
         """Average when a round's epochs are done; return its report, else None."""
@@ -230,20 +232,26 @@ class Session(Generic[Report]):
         )
         self._check(mean)
         self._replace(np.add(self._master, mean))
+        self._note()
         return report
+
+    def reset(self) -> None:
+        """Put the model that everybody holds in place again, as after a round."""
+        self._replace(self._master)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what another session needs to go on from here.
 
         Plain values and arrays of float32, shape (values,): `master`, the model
         everybody holds, `start`, what this client's model made of it, `epochs`
-        since the first, and the client's `position`.
+        since the first, and the client's `position` after the last round. The
+        client may be closed.
         """
         return {
             "master": self._master.copy(),
             "start": self._start.copy(),
             "epochs": self._epochs,
-            "position": getattr(self._client, "position", None),
+            "position": self._position,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -255,6 +263,10 @@ class Session(Generic[Report]):
         if state["position"] is not None:
             client: Any = self._client
             client.resume(state["position"])
+        self._position = state["position"]
+
+    def _note(self) -> None:
+        self._position = getattr(self._client, "position", None)
 
     def _check(self, values: Flat) -> None:
         if values.shape != self._master.shape:

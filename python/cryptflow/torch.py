@@ -10,17 +10,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from cryptflow._ranks import of_rank_zero
 from cryptflow.errors import LayoutError
 from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor
 
-__all__ = ["FedAvg", "ModuleWeights"]
+__all__ = ["FedAvg", "ModuleWeights", "as_tensors"]
 
 _WRAPPERS = {"module", "_orig_mod"}
 
@@ -31,7 +33,8 @@ class ModuleWeights:
     Trainable parameters and floating-point buffers of the state dict, in its
     order, under their names there without the prefixes that DataParallel and
     ``torch.compile`` add. A tensor that occurs twice travels once, under its
-    first name. Integer buffers and frozen parameters stay as they are.
+    first name. Integer buffers, frozen parameters and what else a state dict
+    holds (extra state, scales of quantised weights) stay as they are.
 
     Parameters
     ----------
@@ -43,7 +46,8 @@ class ModuleWeights:
     Raises
     ------
     cryptflow.errors.LayoutError
-        A tensor is not initialised yet, complex, or sharded over processes.
+        A tensor is not initialised yet, complex, sharded over processes, or a
+        copy that writing would not reach.
     """
 
     def __init__(
@@ -86,13 +90,10 @@ class ModuleWeights:
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         trains = {id(p) for p in self._model.parameters() if p.requires_grad}
+        held = trains | {id(b) for b in self._model.buffers()}
         seen = set()
-        for raw, tensor in self._model.state_dict(keep_vars=True).items():
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            name = ".".join(p for p in raw.split(".") if p not in _WRAPPERS)
-            parameter = isinstance(tensor, nn.Parameter)
-            if parameter and id(tensor) not in trains:
+        for name, tensor in _named(self._model):
+            if id(tensor) not in held and not tensor.grad_fn:
                 continue
             if self._include is not None and not self._include(name):
                 continue
@@ -100,8 +101,15 @@ class ModuleWeights:
                 raise _layout_error(
                     f"tensor {name!r} has no shape yet: run one batch before FedAvg"
                 )
-            if hasattr(tensor, "placements"):
-                raise _layout_error(f"tensor {name!r} is sharded; gather it first")
+            if hasattr(tensor, "placements") or hasattr(tensor, "ds_id"):
+                raise _layout_error(
+                    f"tensor {name!r} is sharded; every process needs whole tensors"
+                )
+            if id(tensor) not in held:
+                raise _layout_error(
+                    f"the state dict has a copy of {name!r}, not the tensor that "
+                    "is trained; leave it out with include"
+                )
             if tensor.is_complex():
                 raise _layout_error(f"tensor {name!r} is {tensor.dtype}, not real")
             if not tensor.is_floating_point():
@@ -116,6 +124,29 @@ class ModuleWeights:
                 continue
             seen.add(place)
             yield name, tensor
+
+
+def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return a state dict's tensors under the names that wrappers do not change."""
+    state = model.state_dict(keep_vars=True).items()
+    raw = [(name, t) for name, t in state if isinstance(t, torch.Tensor)]
+    short = [
+        (".".join(p for p in name.split(".") if p not in _WRAPPERS), t)
+        for name, t in raw
+    ]
+    # A model of somebody's own may have a part that is called module.
+    alone = max(Counter(name for name, _ in short).values(), default=1) == 1
+    return short if alone else raw
+
+
+def as_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a session's state with tensors for arrays.
+
+    That is what a checkpoint may hold that ``torch.load`` reads with
+    ``weights_only=True``.
+    """
+    arrays = {k: torch.from_numpy(state[k]) for k in ("master", "start")}
+    return {**state, **arrays}
 
 
 def _layout_error(text: str) -> LayoutError:
@@ -141,6 +172,12 @@ class FedAvg(Generic[Report]):
         Which names of the state dict travel; all floating-point ones when
         missing.
 
+    Notes
+    -----
+    In a job of torch.distributed, make it in every process after
+    ``init_process_group`` and call it in all of them: rank zero alone talks to the
+    services, and every rank's model is replaced. `num_examples` is the job's.
+
     Raises
     ------
     cryptflow.errors.LayoutError
@@ -156,11 +193,10 @@ class FedAvg(Generic[Report]):
         epochs_per_round: int = 1,
         include: Callable[[str], bool] | None = None,
     ) -> None:
-        self._session = Session(
-            ModuleWeights(model, include),
-            client,
-            num_examples,
-            epochs_per_round=epochs_per_round,
+        self._parts = ModuleWeights(model, include), of_rank_zero(client), num_examples
+        self._epochs_per_round = epochs_per_round
+        self._session: Session[Report] = Session(
+            *self._parts, epochs_per_round=epochs_per_round
         )
 
     def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
@@ -178,3 +214,23 @@ class FedAvg(Generic[Report]):
             The client's report of the round; None between rounds.
         """
         return self._session.on_epoch_end(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the model's and the optimizer's.
+
+        Tensors and plain values, no secret: the cohort's model and how far this
+        client came.
+        """
+        return as_tensors(self._session.state_dict())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; the model's own is loaded beside it.
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            It is another model's or another task's (CF_MODEL_MISMATCH).
+        """
+        self._session = Session(
+            *self._parts, epochs_per_round=self._epochs_per_round, state=state_dict
+        )

@@ -13,20 +13,22 @@ With PEFT, frozen weights stay where they are: adapters alone travel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from typing import Any
 
-from torch import nn
+import torch
 from transformers import TrainerCallback
 
+from cryptflow._callback import Rounds
+from cryptflow._ranks import refuse_strangers
 from cryptflow.errors import InputError
-from cryptflow.session import Averager, Session, named_metrics
-from cryptflow.torch import ModuleWeights
 
 __all__ = ["FedAvg"]
 
+_FILE = "cryptflow.pt"
 
-class FedAvg(TrainerCallback):
+
+class FedAvg(Rounds, TrainerCallback):
     """Encrypted federated averaging at the end of epochs.
 
     Parameters
@@ -51,58 +53,72 @@ class FedAvg(TrainerCallback):
     -----
     The task's first model is put in place when training begins. Evaluation and
     saving come after the end of an epoch: they see the cohort's weights. The
-    numbers of a round stand in ``trainer.state.log_history``.
+    numbers of a round stand in ``trainer.state.log_history``. Every checkpoint
+    holds a ``cryptflow.pt`` beside the model, from which
+    ``train(resume_from_checkpoint=…)`` goes on; that needs a client of the same
+    name, and that no round was published in between.
+
+    In a job of several processes rank zero alone talks to the services, and
+    `num_examples` is the job's.
 
     Raises
     ------
     cryptflow.errors.LayoutError
-        The model's layout is not the task's; raised before any training.
+        The model's layout is not the task's, or it is sharded; raised before
+        any training.
     cryptflow.errors.InputError
-        The trainer runs in several processes (CF_ARGUMENT).
+        The trainer's processes do not share torch.distributed, the callback has
+        averaged another model, or a checkpoint lacks its ``cryptflow.pt``
+        (CF_ARGUMENT).
     """
-
-    def __init__(
-        self,
-        client: Averager[Any],
-        num_examples: int,
-        epochs_per_round: int = 1,
-        include: Callable[[str], bool] | None = None,
-    ) -> None:
-        self.reports: list[Any] = []
-        self._client, self._include = client, include
-        self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
-        self._session: Session[Any] | None = None
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
     ) -> None:
-        """Put the task's first model in place."""
-        model: nn.Module = kwargs["model"]
-        if args.world_size > 1:
-            error = InputError(
-                f"the trainer has {args.world_size} processes; a client of a "
-                "federation trains in one"
-            )
-            error.code = "CF_ARGUMENT"
-            raise error
-        if self._session is None:
-            self._session = Session(
-                ModuleWeights(model, self._include),
-                self._client,
-                self._num_examples,
-                epochs_per_round=self._epochs_per_round,
-            )
+        """Put the cohort's model in place, or go on from a checkpoint."""
+        refuse_strangers(args.world_size)
+        self._join(kwargs["model"], _checkpoint(args, state))
+
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Remember that what the model holds from now on is this client's."""
+        self._begin_epoch()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Average when the round's epochs are done, and log the round."""
-        assert self._session is not None
         last: dict[str, Any] = {}
         for logs in state.log_history:
             last.update(logs)
-        report = self._session.on_epoch_end(named_metrics(self._client, last) or None)
-        if report is None:
-            return
-        self.reports.append(report)
+        report = self._end_epoch(last)
         if hasattr(report, "scalars"):
             place = {"epoch": state.epoch, "step": state.global_step}
             state.log_history.append(report.scalars() | place)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep beside the model what going on from it needs."""
+        if args.should_save:
+            torch.save(self._saved(), os.path.join(_folder(args, state), _FILE))
+
+
+def _folder(args: Any, state: Any) -> str:
+    return os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+
+
+def _checkpoint(args: Any, state: Any) -> dict[str, Any] | None:
+    """Return what a checkpoint that the trainer goes on from holds of ours."""
+    if state.global_step == 0:
+        return None
+    there = [str(args.resume_from_checkpoint), _folder(args, state)]
+    for path in (os.path.join(folder, _FILE) for folder in there):
+        if os.path.exists(path):
+            found: dict[str, Any] = torch.load(
+                path, map_location="cpu", weights_only=True
+            )
+            return found
+    error = InputError(
+        f"there is no {_FILE} in {there[1]}: go on from a checkpoint under "
+        "output_dir that was written with this callback"
+    )
+    error.code = "CF_ARGUMENT"
+    raise error

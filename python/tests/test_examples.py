@@ -13,7 +13,14 @@ import cryptflow
 from cryptflow.__main__ import find
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ["torch_digits", "keras_digits", "tensorflow_loop", "sklearn_digits"]
+EXAMPLES = [
+    "torch_digits",
+    "lightning_digits",
+    "transformers_lora",
+    "keras_digits",
+    "tensorflow_loop",
+    "sklearn_digits",
+]
 
 
 def run(*command, check=True, **env):

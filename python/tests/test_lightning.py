@@ -215,3 +215,98 @@ assert len(client.calls) == 2
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_stopping_and_checkpoints_follow_the_cohort(here):
+    """EarlyStopping on the cohort's mean; ModelCheckpoint has the cohort's model."""
+    here(
+        """
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+class Worse(Report):
+    def scalars(self): return {"cohort_loss": float(self.round)}
+Report = Worse
+client, net = Alone(np.full(81, 0.5, np.float32)), Net()
+best = ModelCheckpoint(".", "best", monitor="cohort_loss", mode="min")
+last = ModelCheckpoint(".", "last")
+stop = EarlyStopping("cohort_loss", mode="min", patience=2)
+t = trainer([stop, best, last, FedAvg(client, 7)], 9, enable_checkpointing=True)
+t.fit(net, loader(1), loader(2))
+assert len(client.calls) == 3 and stop.stopped_epoch == 2
+for path in (best.best_model_path, last.best_model_path):
+    for name, v in torch.load(path, weights_only=True)["state_dict"].items():
+        assert v.is_floating_point() <= bool((v == 0.5).all()), name
+"""
+    )
+
+
+def test_a_checkpoint_goes_on_in_another_process_s_client(cluster, here, together):
+    """With services, and saved after the client was closed."""
+    names = here()
+    torch.manual_seed(1)
+    first = names["Net"]()
+    cluster.create_task("goes-on", first, rounds=2)
+    zeros = np.zeros_like(layout_of(first)[1])
+
+    def others(i):
+        with cluster.connect(i, "goes-on") as client:
+            return [client.average(zeros, 1)[1].round for _ in range(2)]
+
+    def trains():
+        rounds = []
+        for epochs, path in ((1, None), (2, "one.ckpt")):
+            net = names["Net"]()
+            with cluster.connect(0, "goes-on") as client:
+                fedavg = names["FedAvg"](client, 1)
+                t = names["trainer"]([fedavg], epochs)
+                t.fit(net, names["loader"](1), ckpt_path=path)
+            t.save_checkpoint("one.ckpt")
+            rounds += [r.round for r in fedavg.reports]
+        return rounds
+
+    jobs = [trains, lambda: others(1), lambda: others(2)]
+    assert together(*jobs) == [[0, 1]] * 3
+
+
+def test_a_trial_run_sends_nothing(here):
+    here(
+        """
+client, net = Alone(np.full(81, 0.5, np.float32)), Net()
+trainer([FedAvg(client, 7)], fast_dev_run=True).fit(net, loader(1), loader(2))
+assert client.calls == []
+"""
+    )
+
+
+def test_a_further_fit_begins_from_the_cohort_s_model(here):
+    here(
+        """
+client, net = Alone(np.full(81, 0.5, np.float32)), Net(rate=0.0)
+net.net[1].momentum = 0.0
+fedavg = FedAvg(client, 7)
+trainer([fedavg], 1).fit(net, loader(1))
+torch.nn.init.constant_(net.net[2].bias, 5.0)
+trainer([fedavg], 1).fit(net, loader(1))
+assert [np.abs(c[0]).max() for c in client.calls] == [0.0, 0.0]
+try:
+    trainer([fedavg], 1).fit(Net(), loader(1))
+except ValueError as error:
+    assert "make a new one" in str(error)
+else:
+    raise AssertionError("another module was trained")
+"""
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_small_means_add_up_in_every_precision(here, precision):
+    here(
+        f"""
+client, net = Alone(np.ones(81, np.float32)), Net(rate=0.0)
+net.net[1].momentum = 0.0
+client.average = lambda update, n, *m: (np.full_like(update, 2.0**-10), Report(1))
+trainer([FedAvg(client, 7)], 16, precision={precision!r}, accumulate_grad_batches=2,
+        gradient_clip_val=0.5).fit(net, loader(1))
+want = 1 + 16 * 2.0**-10
+assert all(abs(float(p.detach().mean()) - want) < 2.0**-7 for p in net.parameters())
+"""
+    )

@@ -274,3 +274,134 @@ def test_data_loader_workers_that_fork():
         check=False,
     )
     assert done.stdout.splitlines() == ["[0, 1, 2, 3]", "True"], done.stderr
+
+
+def test_what_was_read_does_not_change_with_the_model():
+    model = Small()
+    values = flat(model)
+    before = values.copy()
+    train(model, 1)
+    assert np.array_equal(values, before)
+    assert not np.array_equal(flat(model), before)
+
+
+def test_a_part_called_module_keeps_its_name():
+    model = nn.Module()
+    model.module, model.weight = nn.Linear(2, 2), nn.Parameter(torch.zeros(1))
+    assert names(model) == ["weight", "module.weight", "module.bias"]
+
+
+def test_extra_state_stays_and_copies_are_refused():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return torch.ones(4)
+
+        def set_extra_state(self, state):
+            pass
+
+    class Copies(nn.Linear):
+        def _save_to_state_dict(self, destination, prefix, keep_vars):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            destination[prefix + "weight"] = self.weight * 2
+
+    assert names(Extra(2, 2)) == ["weight", "bias"]
+    with pytest.raises(errors.LayoutError, match="copy of 'weight'"):
+        ModuleWeights(Copies(2, 2))
+    assert names(Copies(2, 2), include=lambda n: n != "weight") == ["bias"]
+
+
+def test_a_loop_with_autocast_accumulation_and_a_schedule(table, together):
+    """As PyTorch's automatic mixed precision examples have it."""
+    models = [nn.DataParallel(Small()) for _ in range(3)]
+    weights = [9, 4, 1]
+    t, seats = table(flat(models[0]).size, initial=flat(models[0]), weight_cap=9)
+
+    def client(i):
+        model = models[i]
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2)
+        scaler = torch.amp.GradScaler("cpu")
+        fedavg = FedAvg(model, seats[i], weights[i])
+        gen = torch.Generator().manual_seed(i)
+        for _ in range(2):
+            for step in range(4):
+                x = torch.randn(8, 1, 6, 6, generator=gen)
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = model(x).float().pow(2).mean() / 2
+                scaler.scale(loss).backward()
+                if step % 2:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    scaler.step(optimizer)
+                    scaler.update()
+                    optimizer.zero_grad()
+            schedule.step()
+            fedavg.on_epoch_end()
+        return optimizer.param_groups[0]["lr"]
+
+    want = flat(models[0]).astype(np.float64)
+    rates = together(*[lambda i=i: client(i) for i in range(3)])
+    for entries in t.history:
+        updates, n = zip(*entries, strict=True)
+        want += np.average(np.float64(updates), axis=0, weights=n)
+    assert max(rates) < 1e-9 and len(t.history) == 2
+    for m in models:
+        assert np.abs(flat(m) - want).max() <= 2 * t.bound(weights) + 1e-6
+
+
+def test_a_checkpoint_goes_on(tmp_path):
+    """Through torch.save, in the middle of a round; secrets are not in it."""
+
+    class Alone:
+        layout, metric_names, resumed = None, (), None
+
+        def __init__(self):
+            self.calls = []
+
+        @property
+        def position(self):
+            return {"next": len(self.calls)}
+
+        def resume(self, position):
+            self.resumed = position
+
+        def initial_model(self):
+            return np.full(6, 0.5 + len(self.calls), np.float32)
+
+        def average(self, update, num_examples):
+            self.calls.append(update.copy())
+            return update / 2, "report"
+
+    def step(model, fedavg):
+        with torch.no_grad():
+            model.weight.add_(0.25)
+        return fedavg.on_epoch_end()
+
+    model, client = nn.Linear(2, 2), Alone()
+    fedavg = FedAvg(model, client, 5, epochs_per_round=2)
+    said = [step(model, fedavg) for _ in range(3)]
+    state = {"model": model.state_dict(), "fedavg": fedavg.state_dict()}
+    torch.save(state, tmp_path / "c.pt")
+    said.append(step(model, fedavg))
+    assert said == [None, "report"] * 2
+
+    other, again = nn.Linear(2, 2), Alone()
+    resumed = FedAvg(other, again, 5, epochs_per_round=2)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    other.load_state_dict(state["model"])
+    resumed.load_state_dict(state["fedavg"])
+    assert again.resumed == {"next": 1}
+    assert step(other, resumed) == "report"
+    assert np.array_equal(again.calls[0], client.calls[1])
+    assert np.array_equal(flat(other), flat(model))
+    with pytest.raises(errors.RoundError, match="values for a model of"):
+        FedAvg(nn.Linear(3, 2), Alone2(), 5).load_state_dict(state["fedavg"])
+
+
+class Alone2:
+    """A client that takes any model."""
+
+    layout = None
+
+    def initial_model(self):
+        return None

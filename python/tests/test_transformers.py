@@ -168,6 +168,135 @@ def test_several_processes_are_refused(here):
         world_size = 2
 
     fedavg = names["FedAvg"](names["Alone"](), 3)
-    with pytest.raises(InputError, match="trains in one") as caught:
+    with pytest.raises(InputError, match="one job") as caught:
         fedavg.on_train_begin(Two(), None, None, model=None)
     assert caught.value.code == "CF_ARGUMENT"
+
+
+def test_training_goes_on_from_a_checkpoint(here):
+    """Model, epochs of the round and position come back, in the middle too."""
+    here(
+        """
+def run(stop):
+    torch.manual_seed(3)
+    model = build()
+    client = Alone(np.full(sum(p.numel() for p in model.parameters()), 0.1, np.float32))
+    plain = dict(lr_scheduler_type="constant", learning_rate=1e-3)
+    if stop:
+        once = trainer(model, [FedAvg(client, 7, 2)], 4, save_strategy="epoch", **plain)
+        once.add_callback(Stop())
+        once.train()
+        assert len(client.calls) == 1
+        client, model = Alone(np.full_like(client.first, 9.0)), build()
+        again = trainer(model, [FedAvg(client, 7, 2)], 4, **plain)
+        again.train(resume_from_checkpoint=True)
+        assert client.resumed == {"round": 1}
+    else:
+        trainer(model, [FedAvg(client, 7, 2)], 4, **plain).train()
+        client.calls = client.calls[1:]
+    return client.calls
+
+class Stop(TrainerCallback):
+    def on_save(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 9
+
+Alone.position = property(lambda self: {"round": len(self.calls)})
+Alone.resume = lambda self, position: setattr(self, "resumed", position)
+# What dropout drew differs after going on; without it runs are the same.
+for p in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+    setattr(BertConfig, p, 0.0)
+built = build
+def build():
+    model = built()
+    for m in model.modules():
+        if isinstance(m, torch.nn.Dropout): m.p = 0.0
+    return model
+(a,), (b,) = run(True), run(False)
+assert np.abs(b[0]).max() > 1e-4
+assert np.allclose(a[0], b[0], atol=1e-6), abs(a[0] - b[0]).max()
+"""
+    )
+
+
+def test_a_checkpoint_without_our_file_is_refused(here):
+    with pytest.raises(InputError, match=r"no cryptflow\.pt in out.checkpoint-3"):
+        here(
+            """
+trainer(build(), [], 1, save_strategy="epoch").train()
+client = Alone()
+trainer(build(), [FedAvg(client, 7)]).train(resume_from_checkpoint=True)
+"""
+        )
+
+
+def test_a_loop_as_in_the_course(here):
+    """Tokenizer, padding, bf16, accumulation, the best model, early stopping."""
+    here(
+        """
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (DataCollatorWithPadding, EarlyStoppingCallback,
+                          PreTrainedTokenizerFast)
+words = Tokenizer(models.WordLevel({"[PAD]": 0, "good": 1, "bad": 2}, "[PAD]"))
+words.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+texts = ["good good", "bad", "good", "bad bad bad"] * 6
+data = [tokenizer(t) | {"labels": int(t.startswith("good"))} for t in texts]
+
+class Together(TrainerCallback):
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_training_stop = len(fedavg.reports) == 3
+
+torch.manual_seed(1)
+model, client = build(), Alone()
+fedavg = FedAvg(client, len(data))
+args = TrainingArguments(output_dir="out", num_train_epochs=9, use_cpu=True, bf16=True,
+    per_device_train_batch_size=4, gradient_accumulation_steps=2, warmup_steps=2,
+    eval_strategy="epoch", save_strategy="epoch", logging_steps=1, report_to="none",
+    load_best_model_at_end=True, metric_for_best_model="eval_loss", disable_tqdm=True)
+t = Trainer(model=model, args=args, train_dataset=data, eval_dataset=data,
+    processing_class=tokenizer, data_collator=DataCollatorWithPadding(tokenizer),
+    compute_metrics=lambda p: {"n": len(p.label_ids)},
+    callbacks=[fedavg, Together(), EarlyStoppingCallback(5)])
+t.train()
+assert len(client.calls) == 3 and all(np.abs(c[0]).max() > 0 for c in client.calls)
+assert os.path.exists("out/checkpoint-9/cryptflow.pt")
+"""
+    )
+
+
+def test_further_training_begins_from_the_cohort_s_model(here):
+    here(
+        """
+model, client = build(), Alone()
+fedavg = FedAvg(client, 7)
+trainer(model, [fedavg], 1).train()
+torch.nn.init.constant_(model.classifier.bias, 5.0)  # as the best model, loaded
+trainer(model, [fedavg], 1).train()
+assert len(client.calls) == 2 and np.abs(client.calls[1][0]).max() < 2
+try:
+    trainer(build(), [fedavg], 1).train()
+except ValueError as error:
+    assert "make a new one" in str(error)
+else:
+    raise AssertionError("another model was trained")
+"""
+    )
+
+
+def test_averaging_in_adapters_of_a_bfloat16_base(here):
+    """The base stays in its type and unchanged; small means are not lost."""
+    here(
+        """
+model = adapted(build().to(torch.bfloat16))
+for p in model.parameters():
+    p.data = p.data.to(torch.bfloat16)
+size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+client = Alone(np.ones(size, np.float32))
+client.average = lambda update, n, *m: (np.full_like(update, 2.0**-10), Report(1))
+trainer(model, [FedAvg(client, 7)], 16, learning_rate=0.0).train()
+adapters = [p for p in model.parameters() if p.requires_grad]
+want = 1 + 16 * 2.0**-10
+assert all(abs(float(p.detach().float().mean()) - want) < 2.0**-7 for p in adapters)
+assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+"""
+    )
