@@ -103,6 +103,28 @@ class Picture:
         return "\n".join([*self.parts, "</svg>", ""])
 
 
+def parties() -> Picture:
+    """Draw who has what, for the front page."""
+    p = Picture(780, 330, "Clients, an aggregator without keys, a key service")
+    for i in range(3):
+        y = 46 + 72 * i
+        p.box(20, y, 140, 52, "client", f"client {i + 1}", "data, training")
+        p.arrow(160, y + 18, 306, 108 + 14 * i)
+    p.box(306, 82, 170, 124, "server", "aggregator", "adds ciphertexts", "holds no key")
+    p.box(590, 82, 170, 124, "keys", "key service", "opens sums of whole",
+          "cohorts, keeps a log")  # fmt: skip
+    p.text(232, 66, "ciphertexts", "small")
+    p.arrow(306, 188, 164, 238)
+    p.text(264, 238, "sum, still encrypted", "small", "start")
+    p.arrow(476, 124, 590, 124, "who is in")
+    p.arrow(590, 166, 476, 166, "yes or no")
+    p.line(675, 206, 675, 292)
+    p.line(675, 292, 90, 292)
+    p.arrow(90, 292, 90, 246)
+    p.text(382, 314, "key of that one sum, for clients only", "small")
+    return p
+
+
 def round_() -> Picture:
     """Draw who sends what in a round."""
     p = Picture(780, 590, "A round: what travels between client, aggregator, keys")
@@ -272,7 +294,7 @@ def errors() -> Picture:
 
 def pictures() -> dict[str, str]:
     """Return every picture by the name of its file."""
-    drawn = {"round": round_, "keys": keys, "lanes": lanes, "ranges": ranges}
+    drawn = {"parties": parties, "round": round_, "keys": keys, "lanes": lanes, "ranges": ranges}
     drawn["errors"] = errors
     return {f"{name}.svg": str(draw()) for name, draw in drawn.items()}
 
