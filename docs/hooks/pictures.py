@@ -82,9 +82,7 @@ class Picture:
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str = "line"):
         """Draw a line."""
-        self.parts.append(
-            f'<path class="{kind}" d="M{x1:g} {y1:g}L{x2:g} {y2:g}"/>'
-        )
+        self.parts.append(f'<path class="{kind}" d="M{x1:g} {y1:g}L{x2:g} {y2:g}"/>')
 
     def arrow(self, x1: float, y1: float, x2: float, y2: float, words: str = ""):
         """Draw an arrow with words above its middle."""
@@ -153,7 +151,9 @@ def round_() -> Picture:
     p.box(server - 90, 396, 180, 46, "server", "8  adds", "what it cannot read")
     send(472, server, client, "9  sum, still encrypted")
     send(508, keys, client, "10  key of that one sum, sealed")
-    p.box(client - 90, 524, 180, 46, "client", "11  opens the sum", "checks, applies mean")
+    p.box(
+        client - 90, 524, 180, 46, "client", "11  opens the sum", "checks, applies mean"
+    )
     return p
 
 
@@ -294,9 +294,8 @@ def errors() -> Picture:
 
 def pictures() -> dict[str, str]:
     """Return every picture by the name of its file."""
-    drawn = {"parties": parties, "round": round_, "keys": keys, "lanes": lanes, "ranges": ranges}
-    drawn["errors"] = errors
-    return {f"{name}.svg": str(draw()) for name, draw in drawn.items()}
+    drawn = (parties, round_, keys, lanes, ranges, errors)
+    return {f"{draw.__name__.rstrip('_')}.svg": str(draw()) for draw in drawn}
 
 
 if __name__ == "__main__":
