@@ -128,6 +128,7 @@ CODES: dict[str, type[CryptFlowError]] = {
             "CF_KEYS_DESTROYED",
             "CF_MODEL_MISMATCH",
             "CF_NOT_IN_COHORT",
+            "CF_PLAINTEXT",
             "CF_ROUND_ABORTED",
             "CF_STATE",
             "CF_TASK_ENDED",

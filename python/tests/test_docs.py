@@ -79,6 +79,8 @@ class Requests(HTMLParser):
             self.found.append(given["src"])
         if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload"):
             self.found.append(given["href"])
+        if given.get("data-md-component") == "source":
+            self.found.append(given["href"])  # whose host a script asks for figures
 
 
 def test_the_site_builds_without_a_broken_link_or_a_foreign_request(tmp_path):
