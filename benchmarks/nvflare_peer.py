@@ -76,7 +76,13 @@ def contexts() -> tuple[bytes, bytes]:
 
 
 def client(
-    port: int, context: bytes, sizes: list[int], runs: int, start: Any, out: Any
+    port: int,
+    context: bytes,
+    sizes: list[int],
+    runs: int,
+    start: Any,
+    out: Any,
+    peaks: Any,
 ) -> None:
     """Encrypt, send, receive and decrypt some rounds."""
     logging.disable(logging.INFO)
@@ -107,7 +113,7 @@ def client(
             out.put((began, time.monotonic(), up, len(reply)))
             error = max(float(np.abs(a).max()) for a in applied)
             assert error < 10, "the mean is not one of updates"
-    out.put(peak())
+    peaks.put(peak())
 
 
 def main() -> None:
@@ -129,12 +135,14 @@ def main() -> None:
     decomposers.register()
     theirs, _ = contexts()
     spawn = mp.get_context("spawn")
-    start, out = spawn.Barrier(clients), spawn.Queue()
+    start, out, peaks = spawn.Barrier(clients), spawn.Queue(), spawn.Queue()
     rounds = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         processes = [
-            spawn.Process(target=client, args=(port, theirs, sizes, runs, start, out))
+            spawn.Process(
+                target=client, args=(port, theirs, sizes, runs, start, out, peaks)
+            )
             for _ in range(clients)
         ]
         for p in processes:
@@ -149,7 +157,7 @@ def main() -> None:
                 put(c, message)
             del message
             rounds.append([out.get() for _ in connections])
-        memory = max(out.get() for _ in processes)
+        memory = max(peaks.get() for _ in processes)
         for p in processes:
             p.join()
         for c in connections:

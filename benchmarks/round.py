@@ -46,6 +46,9 @@ MODELS = {
 #: What peers are measured with; their rounds take minutes.
 PEER_CLIENTS, PEER_VALUES, PEER_RUNS = 4, 12_000_000, 2
 
+#: Memory of FLARE's ciphertexts: bytes a value and client, at client and server.
+FLARE_BYTES = 750
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -241,6 +244,14 @@ def peers(
         ("Flower FedAvg", "flower_peer", tensors),
         ("NVIDIA FLARE HE", "nvflare_peer", tensors),
     ):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if script == "nvflare_peer" and values * clients * FLARE_BYTES > memory:
+            reason = (
+                f"not run with {values / 1e6:.2f} M values and {clients} clients: its "
+                f"ciphertexts need about {values * clients * FLARE_BYTES >> 30} GiB"
+            )
+            missing.append({"system": name, "reason": reason})
+            continue
         got = peer(pythons[script], script, values, arrays, clients, PEER_RUNS)
         if isinstance(got, str):
             missing.append({"system": name, "reason": got})
