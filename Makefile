@@ -116,7 +116,7 @@ study-page: build ## docs/study.md and its plots from benchmarks/results/study.j
 	$(BIN)/python benchmarks/study/page.py
 
 docs: build ## the documentation site, without a broken link: build/site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-cli: build ## docs/reference/cli.md from what the command says of itself
 	$(BIN)/python docs/hooks/cli.py

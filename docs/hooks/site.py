@@ -8,6 +8,7 @@ have; links from a page to files outside docs/ lead to where these are.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -33,6 +34,26 @@ PROJECT = {
 _LINK = re.compile(r"(?<=\]\()(?!https?:|#|/|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
+_log = logging.getLogger("mkdocs.hooks.site")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave out of the navigation those notebooks that are not there."""
+
+    def kept(entry: Any) -> bool:
+        path = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        stem = str(path).removeprefix("notebooks/").removesuffix(".md")
+        return (
+            not str(path).startswith("notebooks/")
+            or stem == "index"
+            or (NOTEBOOKS / f"{stem}.ipynb").exists()
+        )
+
+    for section in config.nav:
+        for name, entries in section.items():
+            section[name] = [e for e in entries if kept(e)]
+    return config
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of the root and the notebooks."""
@@ -51,9 +72,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Let links that leave docs/ lead to the page or the repository."""
     source = page.file.src_uri
-    if source.startswith(("project/", "notebooks/")):
-        return markdown
-    return _moved(markdown, f"docs/{source}", source)
+    if not source.startswith(("project/", "notebooks/")):
+        markdown = _moved(markdown, f"docs/{source}", source)
+    for path in re.findall(re.escape(REPOSITORY) + r"([^)#\s]+)", markdown):
+        if not (ROOT / path).exists():
+            _log.warning("%s links to %s, which the repository has not", source, path)
+    return markdown
 
 
 _INDEX = """# Notebooks
@@ -76,7 +100,9 @@ def _moved(text: str, origin: str, page: str) -> str:
         elif target.startswith("docs/"):
             target = target.removeprefix("docs/")
         elif target.startswith("examples/notebooks/") and target.endswith(".ipynb"):
-            target = "notebooks/" + posixpath.basename(target)[:-6] + ".md"
+            stem = posixpath.basename(target).removesuffix(".ipynb")
+            there = (NOTEBOOKS / f"{stem}.ipynb").exists()
+            target = f"notebooks/{stem if there else 'index'}.md"
         else:
             return REPOSITORY + target + anchor
         return posixpath.relpath(target, at or ".") + anchor
