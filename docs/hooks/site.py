@@ -110,11 +110,25 @@ def _moved(text: str, origin: str, page: str) -> str:
     return _LINK.sub(link, text)
 
 
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Return outputs with a stream's pieces, however it was cut, as one."""
+    joined: list[Any] = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if "name" in output and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
+
+
 def _add(notebook: Path, files: Files, config: MkDocsConfig) -> tuple[str, str]:
     """Add one notebook's page and pictures; return its title and first words."""
     content = nbformat.reads(notebook.read_text(encoding="utf-8"), as_version=4)
     stem = notebook.stem
     for cell in content.cells:
+        if "outputs" in cell:
+            cell["outputs"] = _joined(cell["outputs"])
         for output in cell.get("outputs", []):
             if "text" in output:
                 output["text"] = _ANSI.sub("", output["text"])

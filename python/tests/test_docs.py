@@ -37,7 +37,9 @@ RUN = [p for p in PAGES if blocks(p)[0]]
 def test_the_snippets_of_a_page_run(page, tmp_path):
     program = tmp_path / "page.py"
     program.write_text("\n".join(blocks(page)[0]))
-    env = {**os.environ, "MPLBACKEND": "Agg"}
+    # Three clients on two cores: threads of their own would only get in the way.
+    single = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    env = {**os.environ, "MPLBACKEND": "Agg", **single}
     env.pop("CRYPTFLOW_PROFILE", None)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", program.name],
