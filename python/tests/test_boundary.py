@@ -35,6 +35,39 @@ def test_import_loads_no_native_code():
     assert done.stdout.strip() == "False", done.stderr
 
 
+def test_a_thread_that_comes_while_another_loads_the_library_waits():
+    """The import system names the submodule before `load` is through with it."""
+    done = script(
+        """
+import threading, cryptflow_py
+arrived, said = threading.Event(), []
+class Lock:
+    def __init__(self): self.lock = threading.Lock()
+    def __enter__(self):
+        if threading.current_thread() is second: arrived.set()
+        self.lock.acquire()
+    def __exit__(self, *_): self.lock.release()
+def come():
+    try: said.append(cryptflow_py.load().__name__)
+    except Exception as error: said.append(repr(error))
+    arrived.set()
+second = threading.Thread(target=come)
+cryptflow_py._lock = Lock()
+real = cryptflow_py.importlib.import_module
+def slowly(*args):
+    module = real(*args)
+    second.start()
+    arrived.wait()
+    return module
+cryptflow_py.importlib.import_module = slowly
+cryptflow_py.load()
+second.join()
+print(*said)
+"""
+    )
+    assert done.stdout.strip() == "cryptflow_py._native", done.stdout + done.stderr
+
+
 def test_every_code_has_a_class():
     ours = set(call("ErrorCodes").split())
     assert ours == set(errors.CODES) - {"CF_FORK", "CF_PLAINTEXT", "CF_UNKNOWN"}
