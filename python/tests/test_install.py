@@ -80,7 +80,7 @@ def test_help_can_be_read():
     assert len(found) > 20
     for words, said in found.items():
         first = said.splitlines()[0]
-        assert len(first) > 20 and first[0].isupper(), words
+        assert len(first) > 10 and first[0].isupper(), words
         assert f"cryptflow {' '.join(words)}".strip() in said
         assert max(map(len, said.splitlines())) <= 100, words
 
