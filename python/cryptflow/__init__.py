@@ -9,7 +9,6 @@ package loads no native code.
 
 import importlib
 import logging
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from cryptflow import errors
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from cryptflow.client import Client, RoundReport, connect, create_task, plan
     from cryptflow.local import LocalCluster
     from cryptflow.privacy import Privacy
+
+    __version__: str
 
 __all__ = [
     "Client",
@@ -30,8 +31,6 @@ __all__ = [
     "errors",
     "plan",
 ]
-
-__version__ = version("cryptflow")
 
 _LAZY = {
     "Client": "cryptflow.client",
@@ -47,7 +46,11 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs numpy and Arrow on first use."""
+    """Load what needs numpy and Arrow, or much of Python, on first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cryptflow")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -26,6 +26,9 @@ __all__ = ["FedAvg", "ModuleWeights", "as_tensors"]
 
 _WRAPPERS = {"module", "_orig_mod"}
 
+# Wrappers whose parameters are pieces, and whose state dicts are copies.
+_SHARDED = {"FullyShardedDataParallel"}
+
 
 class ModuleWeights:
     """The floating-point values of a module, flat, in a canonical layout.
@@ -89,6 +92,10 @@ class ModuleWeights:
             at += tensor.numel()
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if any(type(m).__name__ in _SHARDED for m in self._model.modules()):
+            raise _layout_error(
+                "the model is sharded; every process needs whole tensors"
+            )
         trains = {id(p) for p in self._model.parameters() if p.requires_grad}
         held = trains | {id(b) for b in self._model.buffers()}
         seen = set()

@@ -80,6 +80,12 @@ try:
     ModuleWeights(sharded)
 except LayoutError as error:
     reports.append(str(error).split(";")[0])
+from torch.distributed.fsdp import FullyShardedDataParallel
+try:
+    whole = nn.Linear(4, 4)
+    ModuleWeights(FullyShardedDataParallel(whole, device_id=torch.device("cpu")))
+except LayoutError as error:
+    reports.append(str(error).split(";")[0])
 keep(model, client, reports)
 dist.destroy_process_group()
 """
@@ -161,10 +167,17 @@ def launch(program, folder, ranks=2):
     return [json.loads((folder / f"{r}.json").read_text()) for r in (0, 1)]
 
 
+LAST = ["the round is over", "tensor 'weight' is sharded", "the model is sharded"]
+
+
 @pytest.mark.parametrize(
     ("program", "ranks", "more"),
     [
-        (LOOP, 2, ["the round is over", "tensor 'weight' is sharded"]),
+        (
+            LOOP,
+            2,
+            ["the round is over", "tensor 'weight' is sharded", "the model is sharded"],
+        ),
         (LIGHTNING, 1, []),
         (TRANSFORMERS, 2, []),
     ],

@@ -4,6 +4,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +26,9 @@ func run() int {
 		SilenceErrors: true,
 	}
 	root.AddCommand(planCommand(), upCommand(), aggregatorCommand(), kmsCommand(), taskCommand(), doctorCommand(), auditCommand(), caCommand())
+	addCompletion(root)
+	// Descriptions of flags fit a terminal and a page.
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 100 "))
 	if err := root.Execute(); err != nil {
 		code := ""
 		if s := errs.Find(err); s != errs.ErrInternal {

@@ -106,8 +106,8 @@ func taskCreate(profile *string) *cobra.Command {
 	var colluding uint32
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Create a task from a layout and a first model", Args: cobra.ExactArgs(1),
-		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges; the first model is a file of little-endian float32 values in layout order (zeros when left out).\nFrom Python, cryptflow.create_task takes both from a model.",
-		Example: "  cryptflow task create digits --profile admin.toml --layout layout.json --model model.f32 --member client-0 --member client-1 --member client-2",
+		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges; the first model is a file of little-endian float32 values in layout order (zeros when\nleft out). From Python, cryptflow.create_task takes both from a model.",
+		Example: "  cryptflow task create digits --profile admin.toml --layout layout.json \\\n    --model model.f32 --member client-0 --member client-1 --member client-2",
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Name = args[0]
 			raw, err := os.ReadFile(layout)
