@@ -306,7 +306,8 @@ def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng)
 def test_ctrl_c_ends_a_client_and_the_others_go_on(cluster, task, together, rng, when):
     name = task(rounds=1, deadline=3, value_range=1.0)
     program = f"""
-import numpy as np, cryptflow
+import signal, numpy as np, cryptflow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it is ignored
 c = cryptflow.connect({str(cluster.profiles[3])!r}, task={name!r},
                       on_phase=lambda p, *_: print(p, flush=True))
 u = np.zeros({SIZE}, np.float32)
