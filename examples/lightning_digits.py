@@ -2,6 +2,7 @@
 
 The services and three clients on one machine:
 
+    pip install '.[lightning]' scikit-learn
     cryptflow up --clients 3 &                  # on the machine of the services
     python examples/lightning_digits.py --create cryptflow-data/profiles/admin.toml
     for i in 0 1 2; do
@@ -51,11 +52,10 @@ L.seed_everything(0, verbose=False)
 module = Digits()
 if args.create:
     names = [f"client-{i}" for i in range(CLIENTS)]
-    print(
-        cryptflow.create_task(
-            "lightning", module, clients=names, profile=args.profile, rounds=EPOCHS
-        )
+    task = cryptflow.create_task(
+        "lightning", module, clients=names, profile=args.profile, rounds=EPOCHS
     )
+    print(task)
     raise SystemExit
 
 client = cryptflow.connect(args.profile, task="lightning")

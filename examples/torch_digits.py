@@ -2,6 +2,7 @@
 
 The services and three clients on one machine:
 
+    pip install '.[torch]' scikit-learn
     cryptflow up --clients 3 &                  # on the machine of the services
     python examples/torch_digits.py --create cryptflow-data/profiles/admin.toml
     for i in 0 1 2; do

@@ -83,8 +83,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 _INDEX = """# Notebooks
 
 Each runs from top to bottom in under two minutes on two cores, without network,
-and is shown here as it ran: `pip install 'cryptflow[notebooks]'`, then open it
-from `examples/notebooks/`.
+and is shown here as it ran: `pip install '.[notebooks]'` in a checkout
+brings what they import; open them from `examples/notebooks/` in the editor or
+Jupyter that you have.
 """
 
 

@@ -28,11 +28,14 @@ type connection struct{ *client.Client }
 func (c *connection) close() { _ = c.Close() }
 
 // pending is a contribution that waits for its round, and the update that it
-// was made of.
+// was made of. What its round gave is kept until it is closed: a caller that
+// is interrupted before it has the mean collects again.
 type pending struct {
 	mu     sync.Mutex
 	c      *client.Contribution
 	values *arrowio.Float32
+	mean   *arrowio.Float32
+	report *client.Report
 }
 
 func (p *pending) close() {
@@ -41,6 +44,10 @@ func (p *pending) close() {
 	if p.values != nil {
 		p.values.Release()
 		p.values = nil
+	}
+	if p.mean != nil {
+		p.mean.Release()
+		p.mean = nil
 	}
 }
 
@@ -175,15 +182,12 @@ func (q *request) contribute(ctx context.Context, o *op, in *arrowio.Float32) (a
 		return nil, err
 	}
 	u := client.Update{Values: in.Float32Values(), Examples: q.Examples, Metrics: q.Metrics}
-	round, err := x.Ready(ctx, u, o.report)
-	if err == nil {
-		p.c, err = x.Contribute(ctx, round, u, o.report)
-	}
-	if err != nil {
+	var resumed bool
+	if p.c, resumed, err = x.Give(ctx, u, o.report); err != nil {
 		p.close()
 		return nil, err
 	}
-	return map[string]any{"contribution": store(p), "round": round.Spec.Step}, nil
+	return map[string]any{"contribution": store(p), "round": p.c.Round.Spec.Step, "resumed": resumed}, nil
 }
 
 func (q *request) collect(ctx context.Context, o *op) (any, error) {
@@ -200,16 +204,20 @@ func (q *request) collect(ctx context.Context, o *op) (any, error) {
 	if p.values == nil {
 		return nil, fmt.Errorf("the contribution is closed: %w", errs.ErrBadHandle)
 	}
-	array, out := arrowio.NewFloat32(int(x.Task().Layout.Values()))
-	report, err := x.Collect(ctx, p.c, out, o.report)
-	if err != nil {
-		array.Release()
-		return nil, err
+	if p.mean == nil {
+		array, out := arrowio.NewFloat32(int(x.Task().Layout.Values()))
+		report, err := x.Collect(ctx, p.c, out, o.report)
+		if err != nil {
+			array.Release()
+			return nil, err
+		}
+		p.mean, p.report = array, report
 	}
+	p.mean.Retain()
 	o.mu.Lock()
-	o.array = array
+	o.array = p.mean
 	o.mu.Unlock()
-	return report, nil
+	return p.report, nil
 }
 
 func (q *request) position(context.Context, *op) (any, error) {

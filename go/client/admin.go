@@ -272,9 +272,14 @@ func (a *Admin) CreateTask(ctx context.Context, q TaskRequest, model []float32) 
 	if n := t.Layout.Values(); int64(len(model)) != n {
 		return nil, fmt.Errorf("a first model of %d values for a layout of %d: %w", len(model), n, errs.ErrLayout)
 	}
-	for i, v := range model {
-		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return nil, fmt.Errorf("value %d of the first model is not finite: %w", i, errs.ErrNotFinite)
+	rest := model
+	for _, tensor := range t.Layout {
+		part := rest[:tensor.Count()]
+		rest = rest[len(part):]
+		for _, v := range part {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return nil, fmt.Errorf("tensor %q of the first model holds NaN or an infinity; a constant, such as a mask, can be left out: %w", tensor.Name, errs.ErrNotFinite)
+			}
 		}
 	}
 	t.InitialModel = task.InitialModel(task.DigestOf(t.Layout), model)

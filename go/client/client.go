@@ -74,6 +74,7 @@ type Client struct {
 	step   uint32            // updates that this client has seen published
 	ranges []float32         // agreed on; nil until they are
 	agreed agreement         // not reported yet
+	open   *Contribution     // deposited, and its round's end not seen; or nil
 	seen   *audit.Checkpoint // of the key service's log
 }
 

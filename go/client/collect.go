@@ -60,6 +60,12 @@ type Report struct {
 // returns ErrAborted, after verifying the key service's signature, when the
 // round was given up: the same update may then be contributed again.
 func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, progress Progress) (*Report, error) {
+	report, err := x.collect(ctx, c, out, progress)
+	x.settle(c, err)
+	return report, err
+}
+
+func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, progress Progress) (*Report, error) {
 	if int64(len(out)) != c.round.Values() {
 		return nil, fmt.Errorf("room for %d values of %d: %w", len(out), c.round.Values(), errs.ErrArgument)
 	}
@@ -105,6 +111,7 @@ func (x *Client) Collect(ctx context.Context, c *Contribution, out []float32, pr
 	x.mu.Lock()
 	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, digest)
 	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
+	x.open = nil
 	x.mu.Unlock()
 	report := x.report(c, rel, manifest, control, digest, checkpoint)
 	report.Metrics = opener.Metrics(control)
@@ -416,11 +423,7 @@ func (c *Contribution) effectiveBits(k int) float64 {
 // same update in the next round when the key service signed an abort.
 func (x *Client) Average(ctx context.Context, u Update, out []float32, progress Progress) (*Report, error) {
 	for attempt := 1; ; attempt++ {
-		r, err := x.Ready(ctx, u, progress)
-		if err != nil {
-			return nil, err
-		}
-		c, err := x.Contribute(ctx, r, u, progress)
+		c, _, err := x.Give(ctx, u, progress)
 		var report *Report
 		if err == nil {
 			report, err = x.Collect(ctx, c, out, progress)

@@ -54,6 +54,7 @@ type Contribution struct {
 	root    task.Digest
 	deposit *pb.Signed
 	began   bool // an upload of this contribution exists or existed
+	resumed bool // its values may not be read any more
 
 	seconds map[Phase]float64
 	clipped []uint64
@@ -122,15 +123,87 @@ func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Pr
 	}
 	c.seconds[Encrypt] = time.Since(began).Seconds()
 	c.clipped, c.largest = c.sealer.Clipped(), c.sealer.Largest()
-	if err := x.send(ctx, c, progress); errors.Is(err, errs.ErrAborted) {
-		return nil, x.aborted(ctx, c)
-	} else if err != nil {
+	if err := x.deliver(ctx, c, progress); err != nil {
 		return nil, err
 	}
-	x.mu.Lock()
-	x.next = r.Spec.Round + 1
-	x.mu.Unlock()
 	return c, nil
+}
+
+// deliver uploads, deposits and commits a contribution.
+func (x *Client) deliver(ctx context.Context, c *Contribution, progress Progress) error {
+	err := x.send(ctx, c, progress)
+	if errors.Is(err, errs.ErrAborted) {
+		err = x.aborted(ctx, c)
+	}
+	x.settle(c, err)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	x.next = c.Round.Spec.Round + 1
+	x.mu.Unlock()
+	return nil
+}
+
+// settle forgets an open contribution unless waiting for its round was merely
+// interrupted.
+func (x *Client) settle(c *Contribution, err error) {
+	interrupted := errors.Is(err, errs.ErrCancelled) || errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.open == c && err != nil && !interrupted {
+		x.open = nil
+	}
+}
+
+// interrupted returns the contribution to a round of such a kind that was
+// deposited and of which the end has not been seen, or nil.
+func (x *Client) interrupted(kind task.Kind) *Contribution {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.open == nil || x.open.Round.Spec.Kind != kind {
+		return nil
+	}
+	return x.open
+}
+
+// unfinished returns the contribution to such a round that has been deposited
+// and of which the end has not been seen, committed; nil when there is none.
+//
+// From its deposit on a contribution may count, so that the update must not be
+// contributed a second time, and only its own secrets open the round's sum.
+// Its frames are with the aggregator by then: its values are not read again,
+// because others under the same secrets would uncover both.
+func (x *Client) unfinished(ctx context.Context, kind task.Kind, progress Progress) (*Contribution, error) {
+	c := x.interrupted(kind)
+	if c == nil {
+		return nil, nil
+	}
+	c.resumed = true
+	if err := x.deliver(ctx, c, progress); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Give contributes an update to the next open round. When an earlier
+// contribution was interrupted after its deposit, by the caller or by services
+// that were away for too long, that one is given instead, and resumed is true:
+// its round is the one to collect, and whatever the update holds beyond it is
+// the caller's to give to a later round.
+func (x *Client) Give(ctx context.Context, u Update, progress Progress) (c *Contribution, resumed bool, err error) {
+	if err := x.check(u); err != nil {
+		return nil, false, err
+	}
+	if c, err = x.unfinished(ctx, task.KindValues, progress); c != nil || err != nil {
+		return c, true, err
+	}
+	r, err := x.Ready(ctx, u, progress)
+	if err != nil {
+		return nil, false, err
+	}
+	c, err = x.Contribute(ctx, r, u, progress)
+	return c, false, err
 }
 
 // private is the update that travels in a task with privacy: clipped, rounded,
@@ -157,7 +230,7 @@ func (x *Client) private(u Update) (Update, error) {
 // decided by progress, not by the clock alone: patience starts anew with every
 // acknowledged frame.
 func (x *Client) send(ctx context.Context, c *Contribution, progress Progress) error {
-	p, best, fresh := x.patience(), -1, true
+	p, best, fresh := x.patience(), -1, !c.began
 	acked := func(next int) {
 		if next > best {
 			best = next
@@ -214,6 +287,9 @@ func (x *Client) put(ctx context.Context, c *Contribution, upload *pb.UploadInfo
 	}
 	defer release()
 	var encrypting time.Duration
+	if first < c.sealer.Frames() && c.resumed {
+		return fmt.Errorf("the aggregator lost the frames of an interrupted contribution to round %d; call again to contribute anew: %w", c.Round.Spec.Round, errs.ErrContribution)
+	}
 	if first < c.sealer.Frames() {
 		err := arrowio.PutFrames(ctx, conn, upload.Upload, first, func(emit func(int, []byte) error) error {
 			mark := time.Now()
@@ -273,6 +349,9 @@ func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
 	if err != nil {
 		return err
 	}
+	x.mu.Lock()
+	x.open = c
+	x.mu.Unlock()
 	request := &pb.DepositRequest{Deposit: d.Canonical(), Sealed: sealed, ReplyKey: c.reply.Public()}
 	receipt, err := x.keys.Deposit(ctx, request)
 	if err != nil {

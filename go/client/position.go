@@ -71,7 +71,7 @@ func (x *Client) Resume(p Position) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.model, x.next, x.kind, x.step, x.seen = model, p.Next, kind, p.Step, seen
-	x.ranges = nil
+	x.ranges, x.open = nil, nil
 	if len(p.Ranges) > 0 {
 		x.ranges = append([]float32{}, p.Ranges...)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,11 @@ func (x *Client) Ready(ctx context.Context, u Update, progress Progress) (*Round
 	if err := x.check(u); err != nil {
 		return nil, err
 	}
+	if x.interrupted(task.KindRanges) != nil {
+		if err := x.agree(ctx, nil, u, progress); err != nil && !errors.Is(err, errs.ErrAborted) {
+			return nil, err
+		}
+	}
 	for {
 		r, err := x.Open(ctx)
 		if err != nil || r.Spec.Kind == task.KindValues {
@@ -43,16 +49,25 @@ func (x *Client) check(u Update) error {
 	if n := x.task.Layout.Values(); int64(len(u.Values)) != n {
 		return fmt.Errorf("an update of %d values for a layout of %d: %w", len(u.Values), n, errs.ErrLayout)
 	}
+	for name, v := range u.Metrics {
+		if !slices.Contains(x.task.Metrics, name) {
+			return fmt.Errorf("the task has no metric %q; it has %q: %w", name, x.task.Metrics, errs.ErrArgument)
+		}
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("metric %q is NaN or an infinity: %w", name, errs.ErrNotFinite)
+		}
+	}
 	if x.task.Privacy != nil && u.Examples >= 1 {
 		return nil // every client counts the same
 	}
 	if u.Examples < 1 || u.Examples > int64(x.task.WeightCap) {
-		return fmt.Errorf("num_examples is %d; the task allows 1 to %d: %w", u.Examples, x.task.WeightCap, errs.ErrWeight)
+		return fmt.Errorf("num_examples is %d; the task allows 1 to %d, its weight_cap: %w", u.Examples, x.task.WeightCap, errs.ErrWeight)
 	}
 	return nil
 }
 
-// agree takes part in a round of ranges and keeps what it gives.
+// agree takes part in a round of ranges and keeps what it gives. Without one
+// it goes on with that which was interrupted, if any.
 func (x *Client) agree(ctx context.Context, r *Round, u Update, progress Progress) error {
 	began := time.Now()
 	up, down := x.meter.Bytes()
@@ -63,31 +78,22 @@ func (x *Client) agree(ctx context.Context, r *Round, u Update, progress Progres
 		x.agreed.up, x.agreed.down = x.agreed.up+nowUp-up, x.agreed.down+nowDown-down
 		x.mu.Unlock()
 	}()
-	shape, err := x.task.Shape(task.KindRanges)
-	if err != nil {
-		return err
-	}
-	factor := 1.0
-	if x.task.Mode == params.SumKey {
-		factor = float64(u.Examples) / float64(x.task.WeightCap)
-	}
-	buckets, err := exponents(u.Values, x.task.Layout, factor)
-	if err != nil {
-		return err
-	}
-	votes := make([]float32, shape.Layout.Values())
-	for k, b := range buckets {
-		votes[k*task.ExponentBuckets+b] = 1
-	}
 	quiet := func(phase Phase, done, total int64) {
 		if phase == Wait {
 			progress(Agree, done, total)
 		}
 	}
-	c, err := x.contribute(ctx, r, Update{Values: votes, Examples: 1}, quiet)
-	if err != nil {
+	var c *Contribution
+	var err error
+	if r == nil {
+		c, err = x.unfinished(ctx, task.KindRanges, quiet)
+	} else {
+		c, err = x.vote(ctx, r, u, quiet)
+	}
+	if c == nil || err != nil {
 		return err
 	}
+	votes := make([]float32, c.round.Values())
 	report, err := x.Collect(ctx, c, votes, quiet)
 	if err != nil {
 		return err
@@ -100,6 +106,27 @@ func (x *Client) agree(ctx context.Context, r *Round, u Update, progress Progres
 	x.ranges = ranges
 	x.mu.Unlock()
 	return nil
+}
+
+// vote contributes the bucket of each of the update's tensors.
+func (x *Client) vote(ctx context.Context, r *Round, u Update, progress Progress) (*Contribution, error) {
+	shape, err := x.task.Shape(task.KindRanges)
+	if err != nil {
+		return nil, err
+	}
+	factor := 1.0
+	if x.task.Mode == params.SumKey {
+		factor = float64(u.Examples) / float64(x.task.WeightCap)
+	}
+	buckets, err := exponents(u.Values, x.task.Layout, factor)
+	if err != nil {
+		return nil, err
+	}
+	votes := make([]float32, shape.Layout.Values())
+	for k, b := range buckets {
+		votes[k*task.ExponentBuckets+b] = 1
+	}
+	return x.contribute(ctx, r, Update{Values: votes, Examples: 1}, progress)
 }
 
 // exponents finds the bucket of each tensor's largest magnitude times factor:

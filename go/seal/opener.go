@@ -52,9 +52,16 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 	threads = threadsOr(threads, geometry.Frames())
 	o := &Opener{
 		round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads),
-		hasher: r.hasher(), tags: make([]chunkTag, geometry.ControlIndex()),
+		tags: make([]chunkTag, geometry.ControlIndex()),
 	}
-	d, err := ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
+	var d *ckks.Decryptor
+	err = together(threads, func() (err error) {
+		d, err = ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
+		return err
+	}, func() error {
+		o.hasher = r.hasher()
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -214,21 +221,23 @@ func (o *Opener) OpenRange(ctx context.Context, first int, frames [][]byte, out 
 	failures := make([]error, len(frames))
 	var next atomic.Int64
 	var failed atomic.Bool
-	var wg sync.WaitGroup
-	for range min(cap(o.pool), len(frames)) {
-		wg.Go(func() {
-			for !failed.Load() {
-				k := int(next.Add(1)) - 1
-				if k >= len(frames) {
-					return
-				}
-				from, to := o.geometry.Span(first + k)
-				if failures[k] = o.guard(ctx, first+k, frames[k], out[from-start:to-start]); failures[k] != nil {
-					failed.Store(true)
-				}
+	work := func() {
+		for !failed.Load() {
+			k := int(next.Add(1)) - 1
+			if k >= len(frames) {
+				return
 			}
-		})
+			from, to := o.geometry.Span(first + k)
+			if failures[k] = o.guard(ctx, first+k, frames[k], out[from-start:to-start]); failures[k] != nil {
+				failed.Store(true)
+			}
+		}
 	}
+	var wg sync.WaitGroup
+	for range min(cap(o.pool), len(frames)) - 1 {
+		wg.Go(work)
+	}
+	work()
 	wg.Wait()
 	for _, err := range failures {
 		if err != nil {

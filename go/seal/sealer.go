@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cryptflow/cryptflow/go/ckks"
 	"github.com/cryptflow/cryptflow/go/encoding"
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -80,8 +82,9 @@ type leaf struct {
 	known bool
 }
 
-// depth is how many frames a worker may be ahead of emit. With few of them
-// workers and emit wait for each other, and every wait puts a core to sleep.
+// depth is how many frames of a worker may wait for their turn to be emitted.
+// With few of them workers wait for each other, and every wait puts a core to
+// sleep.
 const depth = 4
 
 // sealWorker is one core's share: an encryptor and frames, of which one is
@@ -91,8 +94,6 @@ type sealWorker struct {
 	embedding *embedding // nil with lanes
 	words     [][]uint64
 	slots     [depth]slot
-	ready     chan int // filled slots, in order
-	free      chan int // slots that may be filled
 	hash      hash.Hash
 }
 
@@ -101,6 +102,7 @@ type slot struct {
 	n    int
 	leaf [sha256.Size]byte
 	err  error
+	busy bool // being filled, or waiting to be emitted
 }
 
 // leafPrefix distinguishes leaves from nodes, as in RFC 6962.
@@ -124,10 +126,10 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	s := &Sealer{
 		round: r, lanes: lanes, geometry: geometry, values: values,
 		factor: r.factor(weight), controls: make([]uint64, r.Controls().Count()),
-		leaves: make([]leaf, geometry.Frames()), tags: make([]chunkTag, geometry.ControlIndex()), hasher: r.hasher(),
+		leaves: make([]leaf, geometry.Frames()), tags: make([]chunkTag, geometry.ControlIndex()),
 	}
 	threads = threadsOr(threads, geometry.Frames())
-	if err := s.scan(threads); err != nil {
+	if err := s.prepare(secrets, threads); err != nil {
 		return nil, err
 	}
 	s.controls[params.ControlWeight] = uint64(weight)
@@ -152,17 +154,51 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	if s.hasher != nil && s.constant == 0 {
 		return nil, fmt.Errorf("a contribution with a tag needs its client's name: %w", errs.ErrArgument)
 	}
-	encryptor, err := newEncryptor(r, secrets)
+	return s, nil
+}
+
+// prepare scans the values and makes the hasher and the workers, at the same
+// time where there are threads for it: for an update of a million values each
+// takes a good part of what its encryption takes on all cores.
+func (s *Sealer) prepare(secrets Secrets, threads int) error {
+	var encryptor *ckks.Encryptor
+	err := together(threads, func() (err error) {
+		encryptor, err = newEncryptor(s.round, secrets)
+		return err
+	}, func() error {
+		s.hasher = s.round.hasher()
+		return nil
+	}, func() error {
+		return s.scan(threads)
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for k := range threads {
 		if k > 0 {
 			encryptor = encryptor.Fork()
 		}
-		s.workers = append(s.workers, newSealWorker(r, encryptor, geometry))
+		s.workers = append(s.workers, newSealWorker(s.round, encryptor, s.geometry))
 	}
-	return s, nil
+	return nil
+}
+
+// together runs functions on up to the given number of threads and returns the
+// first error. A panic, where nobody else would recover it, is one.
+func together(threads int, functions ...func() error) error {
+	var group errgroup.Group
+	group.SetLimit(threads)
+	for _, f := range functions {
+		group.Go(func() (err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					err = fmt.Errorf("preparing a round's keys panicked: %w", errs.ErrPanic)
+				}
+			}()
+			return f()
+		})
+	}
+	return group.Wait()
 }
 
 func newEncryptor(r Round, secrets Secrets) (*ckks.Encryptor, error) {
@@ -173,7 +209,7 @@ func newEncryptor(r Round, secrets Secrets) (*ckks.Encryptor, error) {
 }
 
 func newSealWorker(r Round, encryptor *ckks.Encryptor, g frame.Geometry) *sealWorker {
-	w := &sealWorker{ready: make(chan int, depth), free: make(chan int, depth), hash: sha256.New(), words: planes(r.Scheme), encryptor: encryptor}
+	w := &sealWorker{hash: sha256.New(), words: planes(r.Scheme), encryptor: encryptor}
 	w.embedding = newEmbedding(r.Scheme)
 	size := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
 	for i := range w.slots {
@@ -244,7 +280,8 @@ func (s *Sealer) Leaf(index int) (h [sha256.Size]byte, ok bool) {
 // Seal makes frames [from, to) and passes them to emit in order. It may be
 // called again for the same frames, which are then the same bytes; when the
 // update changed in between it returns ErrContribution before emitting the
-// frame that differs. It returns the context's error, or emit's, at once.
+// frame that differs. It returns the context's error, or emit's, at once. Calls
+// of emit never overlap, and come from several goroutines.
 func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, frame []byte) error) error {
 	if from < 0 || to < from || to > s.Frames() {
 		return fmt.Errorf("frames %d to %d of %d: %w", from, to, s.Frames(), errs.ErrArgument)
@@ -272,31 +309,97 @@ func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, fr
 	return s.deliver(data, &w.slots[0], emit)
 }
 
-// sealData is Seal of data chunks.
+// sealData is Seal of data chunks. Nobody hands frames over: a worker that has
+// filled one emits it, and those after it that wait, unless another worker is
+// emitting. So no core sleeps while there is a frame to fill.
 func (s *Sealer) sealData(ctx context.Context, from, to int, emit func(index int, frame []byte) error) error {
+	q := &queue{Sealer: s, emit: emit, next: from, head: from, to: to, filled: make(map[int]*slot)}
+	q.free.L = &q.mu
 	workers := s.workers[:min(len(s.workers), to-from)]
-	stop, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	for k, w := range workers {
-		w.reset()
-		wg.Go(func() { w.run(stop, s, from+k, to, len(workers)) })
+	for _, w := range workers[1:] {
+		wg.Go(func() { q.work(ctx, w) })
 	}
-	for index := from; index < to; index++ {
-		w := workers[(index-from)%len(workers)]
-		var at int
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case at = <-w.ready:
-		}
-		if err := s.deliver(index, &w.slots[at], emit); err != nil {
-			return err
-		}
-		w.free <- at
+	q.work(ctx, workers[0])
+	wg.Wait()
+	return q.err
+}
+
+// queue is what the workers of one sealData share.
+type queue struct {
+	*Sealer
+	emit func(index int, frame []byte) error
+
+	mu       sync.Mutex
+	free     sync.Cond // a slot was emitted, or err is set
+	next     int       // the first frame that nobody has begun
+	head     int       // the first that was not emitted
+	to       int
+	filled   map[int]*slot // what waits for its turn
+	emitting bool
+	err      error // the first that happened
+}
+
+// work fills frames on one core until there are no more.
+func (q *queue) work(ctx context.Context, w *sealWorker) {
+	for k := range w.slots {
+		w.slots[k].busy = false
 	}
-	return nil
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.err == nil && q.next < q.to {
+		if ctx.Err() != nil {
+			q.fail(context.Cause(ctx))
+			return
+		}
+		k := slices.IndexFunc(w.slots[:], func(f slot) bool { return !f.busy })
+		if k < 0 {
+			q.free.Wait()
+			continue
+		}
+		f, index := &w.slots[k], q.next
+		q.next++
+		f.busy = true
+		q.mu.Unlock()
+		w.fill(f, q.Sealer, index)
+		q.mu.Lock()
+		q.filled[index] = f
+		q.drain(ctx)
+	}
+}
+
+// drain emits what is ready, in order. It is called with the lock, which it
+// lets go while emit runs.
+func (q *queue) drain(ctx context.Context) {
+	if q.emitting {
+		return
+	}
+	q.emitting = true
+	for f := q.filled[q.head]; f != nil && q.err == nil; f = q.filled[q.head] {
+		index := q.head
+		delete(q.filled, index)
+		q.mu.Unlock()
+		err := context.Cause(ctx)
+		if err == nil {
+			err = q.deliver(index, f, q.emit)
+		}
+		q.mu.Lock()
+		q.head++
+		f.busy = false
+		q.free.Broadcast()
+		if err != nil {
+			q.fail(err)
+		}
+	}
+	q.emitting = false
+}
+
+// fail ends the work of all; it is called with the lock.
+func (q *queue) fail(err error) {
+	if q.err == nil {
+		q.err = err
+	}
+	q.free.Broadcast()
 }
 
 // finish computes the tag of the contribution: chunks that were not sealed yet
@@ -327,42 +430,23 @@ func (s *Sealer) finish(ctx context.Context, w *sealWorker) error {
 	return nil
 }
 
-// deliver compares a frame with what was emitted in its place before.
-func (s *Sealer) deliver(index int, f *slot, emit func(int, []byte) error) error {
+// deliver compares a frame with what was emitted in its place before. A panic
+// of emit, which may run where nobody else would recover it, is an error.
+func (s *Sealer) deliver(index int, f *slot, emit func(int, []byte) error) (err error) {
 	if f.err != nil {
 		return f.err
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("passing frame %d on panicked: %w", index, errs.ErrPanic)
+		}
+	}()
 	known := &s.leaves[index]
 	if known.known && known.hash != f.leaf {
 		return fmt.Errorf("frame %d: the update changed since it was first encrypted; contribute it with new secrets: %w", index, errs.ErrContribution)
 	}
 	known.hash, known.known = f.leaf, true
 	return emit(index, f.buf[:f.n])
-}
-
-func (w *sealWorker) reset() {
-	for len(w.ready) > 0 {
-		<-w.ready
-	}
-	for len(w.free) > 0 {
-		<-w.free
-	}
-	for at := range depth {
-		w.free <- at
-	}
-}
-
-// run fills every step-th frame from first on.
-func (w *sealWorker) run(ctx context.Context, s *Sealer, first, to, step int) {
-	for index := first; index < to; index += step {
-		select {
-		case <-ctx.Done():
-			return
-		case at := <-w.free:
-			w.fill(&w.slots[at], s, index)
-			w.ready <- at
-		}
-	}
 }
 
 // fill makes frame index.

@@ -9,7 +9,7 @@ from torch import nn
 
 from cryptflow._ranks import of_rank_zero
 from cryptflow.errors import InputError
-from cryptflow.session import Averager, Session, named_metrics
+from cryptflow.session import Averager, Session, check_arguments, named_metrics
 from cryptflow.torch import ModuleWeights, as_tensors
 
 __all__ = ["Rounds"]
@@ -29,6 +29,7 @@ class Rounds:
         include: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
+        check_arguments(client, num_examples, epochs_per_round)
         self.reports: list[Any] = []
         self._client, self._include = client, include
         self._num_examples, self._epochs_per_round = num_examples, epochs_per_round

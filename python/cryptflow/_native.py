@@ -73,6 +73,15 @@ class Handle:
         self.number = number
         self._finalize = weakref.finalize(self, _drop, number, os.getpid())
 
+    def __reduce__(self) -> Any:
+        """Refuse a copy: it would drop the object under the original's feet."""
+        error = InputError(
+            "clients, keys and rounds of CryptFlow live in this process and cannot be "
+            "copied or pickled: keep them out of what is, and connect in each process"
+        )
+        error.code = "CF_ARGUMENT"
+        raise error
+
     def close(self) -> None:
         """Drop the object now; a second call does nothing."""
         self._finalize()

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 def of_rank_zero(client: Any) -> Any:
     """Return a client for this rank: the same one where there is one process."""
+    if not hasattr(client, "initial_model"):
+        return client  # a mistake, which Session names
     several = dist.is_available() and dist.is_initialized()
     return _Rank(client) if several and dist.get_world_size() > 1 else client
 
@@ -55,6 +57,11 @@ class _Rank:
     def layout(self) -> Layout | None:
         layout: Layout | None = self._client.layout
         return layout
+
+    @property
+    def weight_cap(self) -> int | None:
+        cap: int | None = getattr(self._client, "weight_cap", None)
+        return cap
 
     @property
     def position(self) -> dict[str, Any] | None:

@@ -54,6 +54,8 @@ class ArrayWeights:
                     f"which attributes of a {type(source).__name__} travel? pass names"
                 )
             names = list(source)
+        if isinstance(names, str):
+            raise _layout_error(f"names is a string: pass a list, [{names!r}]")
         if getattr(source, "_standard_coef", None) is not None and source.average:
             raise _layout_error(
                 f"a {type(source).__name__} with average={source.average} trains "
@@ -114,7 +116,8 @@ class ArrayWeights:
                 if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
                     kind = getattr(array, "dtype", type(array).__name__)
                     raise _layout_error(
-                        f"{full!r} is {kind}, not a floating-point array"
+                        f"{full!r} is {kind}, not a floating-point array: make it "
+                        "one with numpy.asarray(values, float)"
                     )
                 if not array.flags.writeable:
                     raise _layout_error(f"{full!r} is read-only: pass a copy")

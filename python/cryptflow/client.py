@@ -22,7 +22,13 @@ import numpy.typing as npt
 
 from cryptflow._native import Handle, call, receive, send, threads
 from cryptflow._progress import Bars, Observer
-from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.errors import (
+    CryptFlowError,
+    InputError,
+    LayoutError,
+    RoundError,
+    UnavailableError,
+)
 from cryptflow.privacy import Privacy, epsilon, require
 from cryptflow.session import Layout, Tensor, Weights
 
@@ -283,6 +289,9 @@ def run(kind: str, array: Any = None, **request: Any) -> Any:
         operation.close()
 
 
+_GOES_ON = "going on with the interrupted contribution to round %d"
+
+
 class Contribution:
     """An update that the aggregator has, waiting for its round."""
 
@@ -340,6 +349,11 @@ class Client:
         return self._layout
 
     @property
+    def weight_cap(self) -> int | None:
+        """The largest num_examples; None in a private task, which uses none."""
+        return None if "privacy" in self.info else int(self.info["weight_cap"])
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """Scalars that this task's clients may report with an update."""
         return tuple(self.info["metrics"])
@@ -366,6 +380,8 @@ class Client:
     def resume(self, position: Mapping[str, Any]) -> None:
         """Go on from a `position` that a client of this name had.
 
+        A contribution of this object that was not collected is let go.
+
         Raises
         ------
         cryptflow.errors.RoundError
@@ -376,6 +392,7 @@ class Client:
             Its checkpoint is not signed by the key service.
         """
         run("resume", client=self._handle.number, position=dict(position))
+        self._waiting = None
 
     def initial_model(self) -> Flat | None:
         """Return the task's first model, verified against the signed task.
@@ -403,6 +420,12 @@ class Client:
         whose ranges are not fixed, agrees on them with the cohort. When this
         returns, the aggregator has signed that it holds the contribution.
 
+        While an earlier contribution has not been collected, because something
+        interrupted this method after its key was deposited, or `collect`, that
+        contribution is returned in place of a new one: it may count already, so
+        that the update must not be given twice. What the update has become since
+        then is not in that round.
+
         Parameters
         ----------
         update : numpy.ndarray
@@ -428,6 +451,9 @@ class Client:
 
         examples = _integer("num_examples", num_examples)
         array = _float32(update, self.info["values"])
+        if self._waiting is not None:
+            _log.warning(_GOES_ON, self._waiting.round)
+            return self._waiting
         with self._bars() as observe:
             operation = Operation(
                 "contribute",
@@ -440,8 +466,11 @@ class Client:
                 answer = operation.run(observe)
             finally:
                 operation.close()
-        self._waiting = Contribution(answer["contribution"], answer["round"])
-        return self._waiting
+        given = Contribution(answer["contribution"], answer["round"])
+        if answer["resumed"]:
+            _log.warning(_GOES_ON, given.round)
+        self._waiting = given
+        return given
 
     def collect(
         self, contribution: Contribution | None = None
@@ -478,10 +507,15 @@ class Client:
             try:
                 report = _report(operation.run(observe), self.info.get("privacy"))
                 mean = operation.take()
+            except UnavailableError:
+                raise  # its round goes on
+            except CryptFlowError:
+                self._waiting = None
+                raise
             finally:
                 operation.close()
-        contribution._handle.close()
         self._waiting = None
+        contribution._handle.close()
         return mean, report
 
     def average(
@@ -493,7 +527,8 @@ class Client:
         """Contribute and collect; see `contribute` and `collect`.
 
         When the key service aborted the round (too few clients at the
-        deadline), the same update goes into the next one.
+        deadline), the same update goes into the next one. After an interruption
+        (Ctrl-C in a notebook) call it again: it takes up what was interrupted.
         """
         attempts = 1
         while True:
@@ -527,10 +562,17 @@ class Client:
 
 def _scalars(metrics: Mapping[str, float] | None) -> dict[str, float]:
     out: dict[str, float] = {}
+    if metrics is not None and not isinstance(metrics, Mapping):
+        error = InputError(
+            f"metrics is a {type(metrics).__name__}; it is a mapping of names to "
+            'numbers, such as {"loss": 0.5}'
+        )
+        error.code = "CF_ARGUMENT"
+        raise error
     for name, value in (metrics or {}).items():
         try:
             out[name] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last is torch's
             error = InputError(f"metric {name!r} is {value!r}, not a number")
             error.code = "CF_ARGUMENT"
             raise error from None
@@ -611,7 +653,8 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
         return layout, np.concatenate(parts)
     error = LayoutError(
         f"a {type(model).__name__} is not a model: pass a torch module, a Keras model, "
-        "a mapping of names to arrays, Weights, or (layout, values)"
+        "a mapping of names to arrays, Weights such as "
+        "cryptflow.arrays.ArrayWeights(model, names), or (layout, values)"
     )
     error.code = "CF_LAYOUT_MISMATCH"
     raise error
@@ -677,7 +720,8 @@ def create_task(
     weight_cap : int, optional
         Largest num_examples of one client, 1000 when missing. With fixed
         ranges, choose it near the largest client's number: weights are precise
-        to 1/weight_cap.
+        to 1/weight_cap. In shared-key, weights are public and at most 255: a
+        larger cap scales and rounds them.
     ranges : {"negotiated", "adaptive", "fixed"}, optional
         How rounds come by the range of each tensor, the largest magnitude that
         travels unclipped. negotiated (the default): the cohort agrees before
@@ -724,12 +768,20 @@ def create_task(
         ("min_cohort", min_cohort),
         ("max_clients", max_clients),
     ):
-        if number is not None and not 0 < number < 1 << 32:
-            error = InputError(f"{what} is {number}; it is a positive integer")
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if number is not None and not (whole and 0 < number < 1 << 32):
+            error = InputError(f"{what} is {number!r}; it is a positive integer")
+            error.code = "CF_ARGUMENT"
+            raise error
+    for what, several in (("metrics", metrics), ("clients", clients)):
+        if isinstance(several, str):
+            error = InputError(f"{what} is a string: pass a list, [{several!r}]")
             error.code = "CF_ARGUMENT"
             raise error
     if values.size == 0:
-        error = LayoutError("the model has no values that travel")
+        error = LayoutError(
+            "the model has no values that travel: is every layer frozen?"
+        )
         error.code = "CF_LAYOUT_MISMATCH"
         raise error
     members = [c.partition("@") for c in clients]
@@ -751,7 +803,7 @@ def create_task(
         "name": name,
         "mode": mode,
         "preset": preset or "",
-        "bits": bits,
+        "bits": int(bits),
         "rounding": rounding or "",
         "encoding": encoding,
         "ranges": ranges,
@@ -764,15 +816,15 @@ def create_task(
             }
             for t in layout
         ],
-        "weight_cap": weight_cap or 0,
+        "weight_cap": int(weight_cap or 0),
         "privacy": None if privacy is None else privacy.to_dict(),
         "members": [{"name": n, "organisation": o} for n, _, o in members],
-        "max_clients": max_clients or 0,
-        "min_cohort": min_cohort or 0,
+        "max_clients": int(max_clients or 0),
+        "min_cohort": int(min_cohort or 0),
         "fraction": fraction,
         "per_organisation": per_organisation,
-        "deadline": deadline,
-        "rounds": rounds,
+        "deadline": int(deadline),
+        "rounds": int(rounds),
     }
     import pyarrow as pa
 

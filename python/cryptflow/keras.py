@@ -164,6 +164,12 @@ def _named(model: keras.Model) -> Iterator[tuple[str, Any]]:
         yield name, variable
 
 
+def _argument_error(text: str) -> InputError:
+    error = InputError(text)
+    error.code = "CF_ARGUMENT"
+    return error
+
+
 def _layout_error(text: str) -> LayoutError:
     error = LayoutError(text)
     error.code = "CF_LAYOUT_MISMATCH"
@@ -213,6 +219,8 @@ class FedAvg(keras.callbacks.Callback):
         The model's layout is not the task's; raised before anything is trained.
     cryptflow.errors.CorruptError
         The backup cannot be read.
+    cryptflow.errors.InputError
+        `include` is not a function, or the backup's folder does not exist.
     """
 
     def __init__(
@@ -224,11 +232,22 @@ class FedAvg(keras.callbacks.Callback):
         backup: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
+        if include is not None and not callable(include):
+            raise _argument_error(
+                f"include is a {type(include).__name__}: pass a function of a "
+                "weight's name that says whether it travels"
+            )
         self.reports: list[Any] = []
         self.initial_epoch = 0
         self._client, self._include = client, include
         self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
         self._backup = None if backup is None else Path(backup)
+        if self._backup is not None and (
+            self._backup.is_dir() or not self._backup.parent.is_dir()
+        ):
+            raise _argument_error(
+                f"backup is {str(self._backup)!r}: pass a file in a folder that exists"
+            )
         self._state = None if self._backup is None else _load(self._backup)
         if self._state is not None:
             self.initial_epoch = self._state["epochs"]
@@ -240,12 +259,10 @@ class FedAvg(keras.callbacks.Callback):
     def set_model(self, model: Any) -> None:
         """Refuse what is not a model of the Keras that this class comes from."""
         if not isinstance(model, keras.Model):
-            error = InputError(
+            raise _argument_error(
                 f"a {type(model).__module__}.{type(model).__qualname__} is not a model "
                 f"of Keras {keras.__version__}; TF_USE_LEGACY_KERAS must not be set"
             )
-            error.code = "CF_ARGUMENT"
-            raise error
         super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -289,7 +306,10 @@ class FedAvg(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Average when the round's epochs are done."""
         if self._session is None:
-            raise _layout_error("there was no batch in the first epoch")
+            raise _layout_error(
+                "there was no batch in the first epoch: pass data to fit, or a "
+                "model that has its weights"
+            )
         said = {} if logs is None else logs
         report = self._session.on_epoch_end(named_metrics(self._client, said) or None)
         if report is None:
@@ -362,8 +382,13 @@ def _load(path: Path) -> dict[str, Any] | None:
     try:
         with np.load(path) as file:
             rest = json.loads(str(file["rest"]))
-            return {"master": file["master"], "start": file["start"], **rest}
-    except (BadZipFile, KeyError, ValueError, EOFError) as error:
+            return {
+                "master": file["master"],
+                "start": file["start"],
+                "epochs": int(rest["epochs"]),
+                "position": rest["position"],
+            }
+    except (BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
         failure = CorruptError(f"{path} is not a backup of FedAvg; remove it")
         failure.code = "CF_STORAGE_CORRUPT"
         raise failure from error

@@ -148,7 +148,20 @@ class LocalCluster:
         )
 
     def connect(self, number: int, task: str, **options: Any) -> Client:
-        """Connect as one of the clients. See `cryptflow.connect`."""
+        """Connect as client `number`, counted from 0. See `cryptflow.connect`.
+
+        Raises
+        ------
+        cryptflow.errors.InputError
+            The cluster has no such client.
+        """
+        if not 0 <= number < self.size:
+            error = InputError(
+                f"there is no client {number}: this cluster has {self.size}, "
+                "counted from 0; start it with more, LocalCluster(clients=…)"
+            )
+            error.code = "CF_ARGUMENT"
+            raise error
         return connect(self.profiles[number], task=task, **options)
 
     def tasks(self) -> list[dict[str, Any]]:

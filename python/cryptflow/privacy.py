@@ -3,7 +3,7 @@
 `Privacy` is what an admin chooses for a task; the reports of its rounds
 say how much has been spent. `epsilon` and `noise_multiplier`
 compute by `dp-accounting <https://pypi.org/project/dp-accounting/>`_, which is
-imported when they are called (``pip install cryptflow[privacy]``). Clipping
+imported when they are called (the extra ``privacy`` brings it). Clipping
 and noise are applied in Go, before encryption: docs/privacy.md.
 """
 
@@ -85,7 +85,7 @@ def require() -> None:
     if find_spec("dp_accounting") is None:
         error = InputError(
             "this task is private and epsilon is computed by dp-accounting: "
-            "pip install 'cryptflow[privacy]'"
+            "pip install dp-accounting"
         )
         error.code = "CF_CONFIG"
         raise error

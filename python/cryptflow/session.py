@@ -24,6 +24,7 @@ __all__ = [
     "Session",
     "Tensor",
     "Weights",
+    "check_arguments",
     "compare_layouts",
     "named_metrics",
 ]
@@ -93,20 +94,57 @@ def compare_layouts(task: Layout, model: Layout) -> None:
     cryptflow.errors.LayoutError
         Names the first difference in name, shape or count.
     """
+    cure = (
+        "make the model as the task's owner did, with the same layers or names "
+        "trained and chosen, or create a task for this one"
+    )
     for i, (want, got) in enumerate(zip(task, model, strict=False)):
         if want.name != got.name:
             raise _mismatch(
-                f"tensor {i}: the task has {want.name!r}, the model {got.name!r}"
+                f"tensor {i}: the task has {want.name!r}, the model {got.name!r}; "
+                + cure
             )
         if want.shape != got.shape:
             raise _mismatch(
                 f"tensor {want.name!r}: the task has shape {want.shape}, "
-                f"the model {got.shape}"
+                f"the model {got.shape}; {cure}"
             )
     if len(task) > len(model):
-        raise _mismatch(f"the model lacks {task[len(model)].name!r}")
+        raise _mismatch(f"the model lacks {task[len(model)].name!r}; {cure}")
     if len(model) > len(task):
-        raise _mismatch(f"the task does not have {model[len(task)].name!r}")
+        raise _mismatch(f"the task does not have {model[len(task)].name!r}; {cure}")
+
+
+def check_arguments(client: Any, num_examples: Any, epochs_per_round: Any = 1) -> None:
+    """Refuse what no session can be made of, before anything is trained.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        `client` is not a client or `epochs_per_round` not a positive integer
+        (CF_ARGUMENT); `num_examples` is not one, or above the task's weight_cap
+        (CF_WEIGHT).
+    """
+    if isinstance(client, type) or not hasattr(client, "layout"):
+        raise _refused(
+            f"client is of type {type(client).__name__}, not a connected client: "
+            "pass what cryptflow.connect returned",
+            "CF_ARGUMENT",
+        )
+    for name, value, code in (
+        ("num_examples", num_examples, "CF_WEIGHT"),
+        ("epochs_per_round", epochs_per_round, "CF_ARGUMENT"),
+    ):
+        number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not number or value < 1:
+            raise _refused(f"{name} is {value!r}; it is a positive integer", code)
+    cap = getattr(client, "weight_cap", None)
+    if cap is not None and num_examples > cap:
+        raise _refused(
+            f"num_examples is {num_examples}; the task allows 1 to {cap}: "
+            "create it with weight_cap at least the largest client's number",
+            "CF_WEIGHT",
+        )
 
 
 def named_metrics(client: Any, values: Mapping[str, Any]) -> dict[str, float]:
@@ -126,6 +164,12 @@ def named_metrics(client: Any, values: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
+def _refused(text: str, code: str) -> InputError:
+    error = InputError(text)
+    error.code = code
+    return error
+
+
 def _mismatch(text: str) -> LayoutError:
     error = LayoutError(text)
     error.code = "CF_LAYOUT_MISMATCH"
@@ -142,7 +186,7 @@ class Session(Generic[Report]):
     client : Averager
         Takes updates and returns means.
     num_examples : int
-        Weight of this client's updates, at least 1.
+        Weight of this client's updates, 1 to the task's weight_cap.
     epochs_per_round : int
         Local epochs between two averagings.
     state : mapping, optional
@@ -152,7 +196,12 @@ class Session(Generic[Report]):
     Raises
     ------
     cryptflow.errors.LayoutError
-        The model's layout is not the task's, or the state is another model's.
+        The model's layout is not the task's.
+    cryptflow.errors.RoundError
+        The state is another model's.
+    cryptflow.errors.InputError
+        What `check_arguments` refuses; something else than weights was passed, or
+        a state that `state_dict` did not return (CF_ARGUMENT).
 
     Notes
     -----
@@ -171,21 +220,23 @@ class Session(Generic[Report]):
         epochs_per_round: int = 1,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value, code in (
-            ("num_examples", num_examples, "CF_WEIGHT"),
-            ("epochs_per_round", epochs_per_round, "CF_ARGUMENT"),
-        ):
-            number = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not number or value < 1:
-                error = InputError(f"{name} is {value!r}; it is a positive integer")
-                error.code = code
-                raise error
+        check_arguments(client, num_examples, epochs_per_round)
+        needs = ("layout", "read", "write")
+        if isinstance(weights, type) or not all(hasattr(weights, n) for n in needs):
+            raise _refused(
+                f"weights is of type {type(weights).__name__}: pass the adapter's "
+                "ModelWeights(model), ModuleWeights(module) or ArrayWeights(arrays)",
+                "CF_ARGUMENT",
+            )
         layout = weights.layout
         if client.layout is not None:
             compare_layouts(client.layout, layout)
         size = sum(t.count for t in layout)
         if size == 0:
-            raise _mismatch("the model has no values that travel")
+            raise _mismatch(
+                "the model has no values that travel: is every layer frozen, or does "
+                "include choose none?"
+            )
         self._weights, self._client = weights, client
         self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
         self._epochs = 0
@@ -255,8 +306,21 @@ class Session(Generic[Report]):
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
+        keys = {"master", "start", "epochs", "position"}
+        if not isinstance(state, Mapping) or not keys <= state.keys():
+            raise _refused(
+                "this is not a state that state_dict() of a FedAvg returned",
+                "CF_ARGUMENT",
+            )
         for name in ("master", "start"):
-            self._check(np.asarray(state[name]))
+            values = np.asarray(state[name])
+            if values.shape != self._master.shape:
+                error = RoundError(
+                    f"the state has {values.shape} values for a model of "
+                    f"{self._master.shape}: it is another model's"
+                )
+                error.code = "CF_MODEL_MISMATCH"
+                raise error
         np.copyto(self._master, np.asarray(state["master"]))
         self._start = np.asarray(state["start"]).astype(np.float32)
         self._epochs = int(state["epochs"])

@@ -49,13 +49,25 @@ class ModuleWeights:
     Raises
     ------
     cryptflow.errors.LayoutError
-        A tensor is not initialised yet, complex, sharded over processes, or a
-        copy that writing would not reach.
+        `model` is not a module; or a tensor is not initialised yet, complex,
+        sharded over processes, or a copy that writing would not reach.
     """
 
     def __init__(
         self, model: nn.Module, include: Callable[[str], bool] | None = None
     ) -> None:
+        if not isinstance(model, nn.Module):
+            kind = model.__name__ if isinstance(model, type) else type(model).__name__
+            what = "class" if isinstance(model, type) else "object"
+            raise _layout_error(
+                f"the {what} {kind} is not a torch module: "
+                "pass the model that is trained"
+            )
+        if include is not None and not callable(include):
+            raise _layout_error(
+                f"include is a {type(include).__name__}; it is a function of a name "
+                "that says whether the tensor travels"
+            )
         self._model, self._include = model, include
         self._names = [(name, tuple(t.shape)) for name, t in self._tensors()]
 
@@ -108,6 +120,10 @@ class ModuleWeights:
                 raise _layout_error(
                     f"tensor {name!r} has no shape yet: run one batch before FedAvg"
                 )
+            if tensor.is_meta:
+                raise _layout_error(
+                    f"tensor {name!r} has no values (device meta): load them first"
+                )
             if hasattr(tensor, "placements") or hasattr(tensor, "ds_id"):
                 raise _layout_error(
                     f"tensor {name!r} is sharded; every process needs whole tensors"
@@ -118,7 +134,10 @@ class ModuleWeights:
                     "is trained; leave it out with include"
                 )
             if tensor.is_complex():
-                raise _layout_error(f"tensor {name!r} is {tensor.dtype}, not real")
+                raise _layout_error(
+                    f"tensor {name!r} is {tensor.dtype}, not real: "
+                    "leave it out with include, or keep it as two real ones"
+                )
             if not tensor.is_floating_point():
                 continue
             place = (
@@ -189,6 +208,8 @@ class FedAvg(Generic[Report]):
     ------
     cryptflow.errors.LayoutError
         The model's layout is not the task's; raised before any training.
+    cryptflow.errors.InputError
+        `num_examples` is not from 1 to the task's weight_cap (CF_WEIGHT).
     """
 
     def __init__(
@@ -239,5 +260,7 @@ class FedAvg(Generic[Report]):
             It is another model's or another task's (CF_MODEL_MISMATCH).
         """
         self._session = Session(
-            *self._parts, epochs_per_round=self._epochs_per_round, state=state_dict
+            *self._parts,
+            epochs_per_round=self._epochs_per_round,
+            state={} if state_dict is None else state_dict,
         )

@@ -9,7 +9,7 @@ import pytest
 from cryptflow import errors
 from cryptflow.client import layout_of
 from cryptflow.keras import FedAvg, ModelWeights
-from cryptflow.session import Tensor
+from cryptflow.session import Session, Tensor
 
 BACKEND = keras.backend.backend()
 SIZE = 81
@@ -471,9 +471,34 @@ def test_another_process_goes_on_from_a_backup(tmp_path):
     wrong = compiled(build(9))
     with pytest.raises(errors.RoundError, match="values for a model"):
         fit(wrong, FedAvg(Alone(), 3, backup=path))
-    path.write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(errors.CorruptError, match="not a backup"):
-        FedAvg(Alone(), 3, backup=path)
+    with np.load(path) as file:
+        held = dict(file)
+    for content in (b"PK\x03\x04 torn", held["master"], {**held, "rest": "{}"}):
+        with path.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            elif isinstance(content, dict):
+                np.savez(file, **content)
+            else:
+                np.save(file, content)
+        with pytest.raises(errors.CorruptError, match="not a backup"):
+            FedAvg(Alone(), 3, backup=path)
+
+
+def test_what_cannot_work_is_refused_before_training(tmp_path):
+    for backup in (tmp_path, tmp_path / "missing" / "fedavg.npz"):
+        with pytest.raises(errors.InputError, match="a folder that exists"):
+            FedAvg(Alone(), 3, backup=backup)
+    with pytest.raises(errors.InputError, match="pass a function"):
+        FedAvg(Alone(), 3, include=["dense/kernel"])
+    model = compiled(build())
+    for client in (None, "client.toml", Alone):
+        with pytest.raises(errors.InputError, match="what cryptflow"):
+            fit(model, FedAvg(client, 3))
+    with pytest.raises(errors.InputError, match="pass the adapter's ModelWeights"):
+        Session(model, Alone(), 3)
+    with pytest.raises(errors.LayoutError, match="is every layer frozen"):
+        fit(model, FedAvg(Alone(), 3, include=lambda name: False))
 
 
 def test_one_callback_belongs_to_one_model_and_one_set_of_weights():

@@ -66,6 +66,8 @@ def test_what_cannot_be_written_is_refused_before_training():
     model.partial_fit(np.eye(3), [0, 1, 2], classes=range(3))
     with pytest.raises(LayoutError, match="use average=False"):
         ArrayWeights(model, ["coef_", "intercept_"])
+    with pytest.raises(LayoutError, match=r"pass a list, \['coef_'\]"):
+        ArrayWeights(model, "coef_")
 
 
 @pytest.mark.parametrize(

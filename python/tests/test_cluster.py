@@ -1,11 +1,15 @@
 """Clients against a real aggregator and a real key service over mutual TLS."""
 
+import contextlib
+import copy
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from torch import nn
 
 import cryptflow
 from cryptflow import errors
+from cryptflow._callback import Rounds
 from cryptflow.client import PHASES, layout_of
 from cryptflow.session import Session, Tensor
 from cryptflow.torch import FedAvg
@@ -126,6 +131,28 @@ def test_bad_updates_are_refused_by_name(cluster, task, rng):
             with pytest.raises(errors.InputError, match=re.escape(text)) as caught:
                 c.contribute(update, weight)
             assert caught.value.code == code
+        # Of a whole cohort only this client is here: nothing was waited for.
+        for metrics in ({"accuracy": 1.0}, {"loss": np.nan}, {"loss": good}, [0.5]):
+            with pytest.raises(errors.InputError, match="metric"):
+                c.contribute(good, 1, metrics)
+
+
+def test_too_many_examples_are_refused_before_training(cluster, task):
+    model = nn.Linear(4, 3)
+    with cluster.connect(0, task(model, weight_cap=50)) as c:
+        FedAvg(model, c, num_examples=50)
+        for made in (lambda: FedAvg(model, c, 51), lambda: Rounds(c, 51)):
+            with pytest.raises(errors.InputError, match="weight_cap") as caught:
+                made()
+            assert caught.value.code == "CF_WEIGHT"
+
+
+def test_clients_are_not_copied(cluster, task):
+    with cluster.connect(0, task()) as c:
+        for copied in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(errors.InputError, match="connect in each process"):
+                copied(c)
+        assert c.initial_model() is not None  # and the original goes on
 
 
 def test_strided_updates_and_clipping(cluster, task, together, rng):
@@ -302,6 +329,54 @@ def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng)
         assert caught.value.code == "CF_MODEL_MISMATCH"
 
 
+@pytest.mark.parametrize(
+    ("phase", "ranges"),
+    [("agree", "negotiated")]
+    + [
+        (phase, ranges)
+        for phase in ("encrypt", "upload", "wait", "decrypt")
+        for ranges in ("negotiated", "fixed")
+    ],
+)
+def test_an_interrupted_averaging_goes_on(
+    cluster, task, together, rng, caplog, phase, ranges
+):
+    """Called again in the same process, it counts once and ends in its round."""
+    fixed = {"value_range": 1.0} if ranges == "fixed" else {}
+    name = task(rounds=2, max_clients=3, **fixed)
+    for_round, weights, interrupts = [updates(rng), updates(rng)], [5, 6, 7], []
+
+    def client(i):
+        def observe(now, *_):
+            if i == 0 and now == phase and len(interrupts) < 2:
+                interrupts.append(now)
+                raise KeyboardInterrupt
+
+        results = []
+        with cluster.connect(i, name, on_phase=observe) as c:
+            for u in for_round:
+                while True:
+                    try:
+                        results.append(c.average(u[i], weights[i]))
+                        break
+                    except KeyboardInterrupt:
+                        continue
+        return results
+
+    results = together(*[lambda i=i: client(i) for i in range(3)])
+    assert len(interrupts) == 2
+    assert "going on with" in caplog.text or phase in ("agree", "encrypt", "upload")
+    for number, given in enumerate(for_round):
+        want = sum(
+            w * u.astype(np.float64) for w, u in zip(weights, given, strict=True)
+        )
+        mean, report = results[0][number]
+        assert np.abs(mean - want / 18).max() <= report.stated_bound + 1e-7
+        assert all(np.array_equal(r[number][0], mean) for r in results)
+        assert (report.round, report.cohort, report.weight_sum) == (number, 3, 18)
+        assert report.attempts == 1
+
+
 @pytest.mark.parametrize("when", ["waiting", "opening"])
 def test_ctrl_c_ends_a_client_and_the_others_go_on(cluster, task, together, rng, when):
     name = task(rounds=1, deadline=3, value_range=1.0)
@@ -316,7 +391,7 @@ if {when!r} == "waiting":
 else:
     print("wait", flush=True)
     c.contribute(u, 1)
-    c._waiting = None
+    c.resume(c.position)  # as another process: what was contributed is forgotten
     c.contribute(u, 1)  # no further round opens
 """
     process = subprocess.Popen(
@@ -372,6 +447,20 @@ def test_profiles_and_environment(cluster, task, tmp_path, monkeypatch):
     assert caught.value.code == "CF_CERTIFICATE"
 
 
+def test_arguments_are_refused_in_words(cluster):
+    arrays = {"w": np.zeros(3, np.float32)}
+    for options, text in (
+        ({"rounds": 2.5}, "rounds is 2.5; it is a positive integer"),
+        ({"deadline": "60"}, "deadline is '60'; it is a positive integer"),
+        ({"metrics": "loss"}, r"metrics is a string: pass a list, \['loss'\]"),
+    ):
+        with pytest.raises(errors.InputError, match=text):
+            cluster.create_task("never", arrays, **options)
+    for number in (-1, 4):
+        with pytest.raises(errors.InputError, match=f"there is no client {number}"):
+            cluster.connect(number, "never")
+
+
 def test_tasks_are_refused_by_name(cluster, task):
     name = task()
     model = (LAYOUT, np.zeros(SIZE, np.float32))
@@ -388,12 +477,23 @@ def test_tasks_are_refused_by_name(cluster, task):
         ({"ranges": "guessed"}, "negotiated"),
         ({"ranges": "adaptive", "value_range": 1.0}, "value_range"),
         ({"metrics": ["A loss"]}, "A loss"),
+        ({"metrics": "loss"}, "['loss']"),
+        ({"rounds": 2.5}, "rounds is 2.5"),
+        ({"weight_cap": "9"}, "weight_cap is '9'"),
         ({"preset": "n1024-q26"}, "n1024-q26"),
     ]:
         with pytest.raises(errors.InputError, match=re.escape(text)):
             cluster.create_task("other", model, **options)
     with pytest.raises(errors.LayoutError):
         cluster.create_task("other", 7)
+    with pytest.raises(errors.LayoutError, match="class Linear"):
+        cluster.create_task("other", nn.Linear)
+    with pytest.raises(errors.InputError, match=r'tensor "b".*left out'):
+        cluster.create_task(
+            "other", (LAYOUT, np.full(SIZE, [*[0.0] * (SIZE - 1), np.inf]))
+        )
+    with pytest.raises(errors.InputError, match="this cluster has 4, counted from 0"):
+        cluster.connect(-1, name)
     with pytest.raises(errors.AccessError, match="admin"):
         cryptflow.create_task(
             "other", model, clients=["client-0"], profile=cluster.profiles[0]
@@ -410,18 +510,30 @@ def test_the_log_of_the_key_service_verifies(cluster, task):
 
 
 def test_nothing_of_an_update_is_on_a_disk_or_in_a_log(cluster, task, together, rng):
-    name = task(max_clients=3)
+    name = task(max_clients=3, value_range=1.0)
     given = updates(rng)
-    seen = []
+    seen, looked = [], threading.Event()
+
+    def look():
+        # Unlike rglob, walk passes over folders of earlier rounds that go meanwhile.
+        for folder, _, files in os.walk(cluster.folder):
+            if "profiles" not in Path(folder).parts:
+                for file in files:
+                    with contextlib.suppress(FileNotFoundError):
+                        seen.append(Path(folder, file).read_bytes())
 
     def client(i):
         with cluster.connect(i, name) as c:
-            contribution = c.contribute(given[i], 10)
             if i == 0:
-                for path in cluster.folder.rglob("*"):
-                    if path.is_file() and "profiles" not in path.parts:
-                        seen.append(path.read_bytes())
-            c.collect(contribution)
+                try:
+                    contribution = c.contribute(given[i], 10)
+                    look()
+                finally:
+                    looked.set()
+                c.collect(contribution)
+            else:
+                looked.wait()
+                c.average(given[i], 10)
 
     together(*[lambda i=i: client(i) for i in range(3)])
     everything = b"".join(seen)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,6 @@ from cryptflow.__main__ import find
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [
-    "torch_digits",
     "lightning_digits",
     "transformers_lora",
     "keras_digits",
@@ -71,6 +73,49 @@ def test_an_example_for_users(tmp_path, name):
     for text in said:
         assert text.count("round ") == 5 and "accuracy on own data" in text
         assert float(text.rpartition(" ")[2].strip(" %\n")) > 60
+
+
+def test_the_shell_of_the_quickstart(tmp_path):
+    """Its blocks are typed as they are, but that services take any free ports.
+
+    The three clients share one terminal: where Python writes unbuffered, a
+    line's end may come after another client's line, so lines are counted by
+    their texts.
+    """
+    assert len((ROOT / "examples/torch_digits.py").read_text().splitlines()) < 75
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    serve, train = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    bins = (Path(find()).parent, Path(sys.executable).parent)
+    env = {**os.environ, "PATH": os.pathsep.join([*map(str, bins), os.environ["PATH"]])}
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    services = subprocess.Popen(
+        [*shlex.split(serve), "--port", "0"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any("Ctrl-C" in line for line in services.stdout)
+        done = subprocess.run(
+            ["bash", "-ec", train],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+    finally:
+        services.send_signal(signal.SIGINT)
+        services.communicate(timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"round \d of torch-digits: 3 clients", done.stdout)) == 15, (
+        done.stdout
+    )
+    accuracies = re.findall(r"accuracy on own data ([\d.]+)%", done.stdout)
+    assert len(accuracies) == 15 and sum(float(a) > 60 for a in accuracies) >= 3
+    assert "ended: all 5 rounds are done" in done.stdout
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def place(text, folder, ports):
         text = text.replace(f"--host {host}.hospitals.example", "--host 127.0.0.1")
     text = re.sub(r"[\w.]+:(744\d)", lambda m: f"127.0.0.1:{ports[m[1]]}", text)
     key = folder / "admin_key"
-    return text.replace("ADMIN_KEY", key.read_text()) if key.exists() else text
+    return text.replace("ADMIN_KEY", key.read_text().strip()) if key.exists() else text
 
 
 def answers(address):

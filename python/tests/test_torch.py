@@ -89,6 +89,32 @@ def test_lazy_and_complex_tensors_are_refused_by_name():
         ModuleWeights(model)
 
 
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        (lambda: FedAvg(nn.Linear, None, 1), "class Linear is not a torch module"),
+        (lambda: FedAvg(None, nn.Linear(2, 2), 1), "NoneType is not a torch module"),
+        (lambda: FedAvg(nn.Linear(2, 2), None, 1), "not a connected client"),
+        (lambda: ModuleWeights(nn.Linear(2, 2), ["bias"]), "include is a list"),
+        (
+            lambda: ModuleWeights(nn.Linear(2, 2, device="meta")),
+            "'weight' has no values",
+        ),
+    ],
+)
+def test_arguments_that_are_something_else(made, words):
+    with pytest.raises(errors.InputError, match=words):
+        made()
+
+
+def test_a_state_of_something_else_is_refused(table):
+    _, seats = table(6)
+    fedavg = FedAvg(nn.Linear(2, 2), seats[0], 1)
+    for state in ({}, None, nn.Linear(2, 2).state_dict()):
+        with pytest.raises(errors.InputError, match="state_dict"):
+            fedavg.load_state_dict(state)
+
+
 def test_read_and_write_round_trip_strided():
     model = Small()
     model.head.weight.data = torch.randn(4, 3).t()

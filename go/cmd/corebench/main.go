@@ -94,11 +94,12 @@ func (p plan) profiled(what, file string) error {
 	if err != nil {
 		return err
 	}
-	do, ok := b.work(1)[what]
+	threads := int(p.threads[0])
+	do, ok := b.work(threads)[what]
 	if !ok {
 		return fmt.Errorf("%q is not encrypt, fold or decrypt", what)
 	}
-	runtime.GOMAXPROCS(1)
+	runtime.GOMAXPROCS(threads)
 	if err := do(); err != nil { // warms up
 		return err
 	}

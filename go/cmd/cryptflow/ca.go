@@ -15,7 +15,7 @@ const day = 24 * time.Hour
 // caCommand issues certificates from a folder.
 func caCommand() *cobra.Command {
 	ca := &cobra.Command{Use: "ca", Short: "Issue the certificates by which services and clients know each other"}
-	ca.AddCommand(caInit(), caIssue(), caShow())
+	ca.AddCommand(caInit(), caIssue(), caSigningKey(), caShow())
 	return ca
 }
 
@@ -81,10 +81,35 @@ func caIssue() *cobra.Command {
 	return c
 }
 
+func caSigningKey() *cobra.Command {
+	return &cobra.Command{
+		Use: "signing-key FILE", Short: "Draw an admin's signing key into a new file and print its public half", Args: cobra.ExactArgs(1),
+		Long: `Draw an admin's signing key into a new file and print its public half.
+
+The key (Ed25519, PKCS #8 in PEM, readable by its owner only) signs tasks; a
+profile names its file as signing_key. What is printed, 64 hexadecimal digits,
+goes into admin_keys of both services and admin_key of every profile. A file
+that exists is never replaced; "cryptflow ca show FILE" prints its public half.`,
+		Example: "  cryptflow ca signing-key alice/signing.pem > admin_key",
+		RunE: func(c *cobra.Command, args []string) error {
+			key, err := identity.NewSigning(args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), identity.SigningName(key))
+			return nil
+		},
+	}
+}
+
 func caShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show FILE", Short: "Say whose a certificate is and when it ends", Args: cobra.ExactArgs(1),
+		Use: "show FILE", Short: "Say whose a certificate is and when it ends, or what a signing key's public half is", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if key, err := identity.OpenSigning(args[0], false); err == nil {
+				fmt.Fprintln(c.OutOrStdout(), identity.SigningName(key))
+				return nil
+			}
 			crt, err := identity.ReadCertificate(args[0])
 			if err != nil {
 				return err
