@@ -168,15 +168,26 @@ func check(arr, sch uintptr, format byte, align uintptr) error {
 	return nil
 }
 
-// NewBinary makes an exportable large-binary array of the given byte strings,
-// which are copied.
-func NewBinary(items int, size int, fill func(add func([]byte)) error) (*array.LargeBinary, error) {
-	b := array.NewBinaryBuilder(Mem, arrow.BinaryTypes.LargeBinary)
-	defer b.Release()
-	b.Reserve(items)
-	b.ReserveData(size)
-	if err := fill(b.Append); err != nil {
+// NewBinary makes an exportable large-binary array of byte strings of the
+// given sizes. fill gets room for all of them, one after the other, of any
+// content.
+func NewBinary(sizes []int, fill func(room []byte) error) (*array.LargeBinary, error) {
+	ends := memory.NewResizableBuffer(Mem)
+	defer ends.Release()
+	ends.Resize(arrow.Int64Traits.BytesRequired(len(sizes) + 1))
+	offsets := arrow.Int64Traits.CastFromBytes(ends.Bytes())
+	offsets[0] = 0
+	for i, size := range sizes {
+		offsets[i+1] = offsets[i] + int64(size)
+	}
+	room := memory.NewResizableBuffer(Mem)
+	defer room.Release()
+	room.Resize(int(offsets[len(sizes)]))
+	huge(room.Bytes())
+	if err := fill(room.Bytes()); err != nil {
 		return nil, err
 	}
-	return b.NewLargeBinaryArray(), nil
+	d := array.NewData(arrow.BinaryTypes.LargeBinary, len(sizes), []*memory.Buffer{nil, ends, room}, nil, 0, 0)
+	defer d.Release()
+	return array.NewLargeBinaryData(d), nil
 }

@@ -51,9 +51,9 @@ func fuzzFloats() arrow.Array {
 }
 
 func fuzzBinary(t testing.TB) arrow.Array {
-	b, err := NewBinary(4, 40, func(add func([]byte)) error {
-		for i := range 4 {
-			add(bytes.Repeat([]byte{byte(i + 1)}, 10))
+	b, err := NewBinary([]int{10, 10, 10, 10}, func(room []byte) error {
+		for i := range room {
+			room[i] = byte(i/10 + 1)
 		}
 		return nil
 	})

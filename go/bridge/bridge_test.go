@@ -4,8 +4,10 @@ package bridge
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -78,10 +80,12 @@ func column(t testing.TB, arr, sch uintptr) [][]byte {
 
 func binary(t testing.TB, frames ...[]byte) (arr, sch uintptr) {
 	t.Helper()
-	b, err := arrowio.NewBinary(len(frames), 0, func(add func([]byte)) error {
-		for _, f := range frames {
-			add(f)
-		}
+	var sizes []int
+	for _, f := range frames {
+		sizes = append(sizes, len(f))
+	}
+	b, err := arrowio.NewBinary(sizes, func(room []byte) error {
+		copy(room, slices.Concat(frames...))
 		return nil
 	})
 	if err != nil {
@@ -160,6 +164,65 @@ func TestARoundThroughTheBoundary(t *testing.T) {
 	}
 	if after := must[int64](t)(Allocated()); after != before {
 		t.Errorf("%d bytes are still allocated", after-before)
+	}
+}
+
+// TestABadFrameIsNamed: a sum that cannot be made says which frame of which
+// contribution it is, gives nothing out and can be closed.
+func TestABadFrameIsNamed(t *testing.T) {
+	before := must[int64](t)(Allocated())
+	t.Run("sum", badFrame)
+	if after := must[int64](t)(Allocated()); after != before {
+		t.Errorf("%d bytes are still allocated", after-before)
+	}
+}
+
+func badFrame(t *testing.T) {
+	number := must[int64](t)
+	round := number(RoundNew(sumRequest))
+	key := number(KeyNew(round))
+	arr, sch := floats(t, 0.5, -0.5, 1, -1, 0)
+	sealer := number(SealerNew(round, key, 1, 1, arr, sch))
+	arr, sch = newStructs(t).addresses()
+	number(SealNext(sealer, 2, arr, sch))
+	frames := column(t, arr, sch)
+	bad := slices.Clone(frames[1])
+	bad[len(bad)-1] ^= 0x80 // a padding bit
+	fold := number(FoldNew(round, 0, 2, 2))
+	for i, pair := range [][][]byte{frames, {frames[0], bad}} {
+		arr, sch = binary(t, pair...)
+		if n := number(FoldAdd(fold, 1, arr, sch)); n != int64(i+1) {
+			t.Fatalf("%d contributions after %d", n, i+1)
+		}
+	}
+	arr, sch = newStructs(t).addresses()
+	_, err := FoldTake(fold, arr, sch)
+	if err == nil || !strings.Contains(err.Error(), "frame 1 of contribution 1") || !strings.HasPrefix(err.Error(), "CF_FRAME") {
+		t.Errorf("%v", err)
+	}
+	if arrowio.CheckOut(arr, sch) != nil {
+		t.Error("something was written to the output structs")
+	}
+	for _, h := range []int64{fold, sealer, key, round} {
+		number(Close(h))
+	}
+}
+
+// TestAWorkersPanicPoisons: a panic that another goroutine recovered counts as
+// one of this goroutine.
+func TestAWorkersPanicPoisons(t *testing.T) {
+	defer poisoned.Store(false)
+	for _, do := range []func() error{
+		func() error { _, err := guard(func() (int64, error) { return 0, errs.ErrPanic }); return err },
+		func() error { _, err := guardRaw(func() (any, error) { return nil, errs.ErrPanic }); return err },
+	} {
+		poisoned.Store(false)
+		if err := do(); err == nil || !poisoned.Load() {
+			t.Errorf("%v, poisoned: %v", err, poisoned.Load())
+		}
+		if _, err := RoundNew(sumRequest); err == nil || !errors.Is(errs.Parse(err.Error()), errs.ErrPoisoned) {
+			t.Errorf("%v, want CF_POISONED", err)
+		}
 	}
 }
 

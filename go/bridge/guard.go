@@ -54,6 +54,9 @@ func guard[T any](body func() (T, error)) (out T, err error) {
 		return out, errors.New(errs.Format(errs.ErrPoisoned))
 	}
 	if out, err = body(); err != nil {
+		if errors.Is(err, errs.ErrPanic) { // of another goroutine, recovered there
+			poisoned.Store(true)
+		}
 		err = errors.New(errs.Format(err))
 	}
 	return out, err

@@ -5,6 +5,7 @@ package bridge
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -69,7 +70,10 @@ func guardRaw(body func() (any, error)) (out any, err error) {
 			err = fmt.Errorf("%v: %w", r, errs.ErrPanic)
 		}
 	}()
-	return body()
+	if out, err = body(); errors.Is(err, errs.ErrPanic) {
+		poisoned.Store(true)
+	}
+	return out, err
 }
 
 // maxPoll bounds how long one call keeps Python waiting.

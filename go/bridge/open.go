@@ -13,48 +13,58 @@ import (
 	"github.com/cryptflow/cryptflow/go/fold"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/spread"
 )
 
-// maxFold bounds the chunks one fold holds in memory.
+// maxFold bounds the chunks of one fold.
 const maxFold = 256
 
-// folding is the running sum of a range of chunks.
+// folding is the sum of a range of chunks: contributions are held until it is
+// taken, so that each core adds up a chunk of all of them while it is in the
+// core's cache.
 type folding struct {
 	mu       sync.Mutex
 	geometry frame.Geometry
 	first    int
+	count    int
 	workers  int
-	sums     []*fold.Accumulator
+	terms    []term
 }
 
-// add adds one contribution's frames, each core a part of them.
-func (f *folding) add(in *arrowio.Binary, weight uint32) error {
-	workers := min(f.workers, len(f.sums))
-	failures, panics := make([]error, workers), make([]any, workers)
-	var wg sync.WaitGroup
-	part := func(k int) {
-		defer func() { panics[k] = recover() }() // guard sees those of this goroutine only
-		for i := len(f.sums) * k / workers; i < len(f.sums)*(k+1)/workers; i++ {
-			if err := f.sums[i].Add(in.Value(i), weight); err != nil {
-				failures[k] = fmt.Errorf("frame %d: %w", f.first+i, err)
-				return
+// term is one contribution's frames and its weight.
+type term struct {
+	frames *arrowio.Binary
+	weight uint32
+}
+
+func (f *folding) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range f.terms {
+		t.frames.Release()
+	}
+	f.terms = nil
+}
+
+// sum writes the frames of the sum to room, one after the other.
+func (f *folding) sum(room []byte) error {
+	base := f.geometry.Offset(f.first)
+	sums := make([]*fold.Accumulator, min(f.workers, f.count))
+	return spread.Over(context.Background(), len(sums), f.count, func(worker, k int) error {
+		if sums[worker] == nil {
+			sums[worker] = fold.New(f.geometry.Scheme.Preset)
+		}
+		sum, index := sums[worker], f.first+k
+		sum.Reset(f.geometry.Header(index))
+		for i, t := range f.terms {
+			if err := sum.Add(t.frames.Value(k), t.weight); err != nil {
+				return fmt.Errorf("frame %d of contribution %d: %w", index, i, err)
 			}
 		}
-	}
-	for k := 1; k < workers; k++ {
-		wg.Go(func() { part(k) })
-	}
-	part(0)
-	wg.Wait()
-	for k, err := range failures {
-		if panics[k] != nil {
-			panic(panics[k])
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		from, to := f.geometry.Offset(index)-base, f.geometry.Offset(index+1)-base
+		sum.Append(room[from:from:to])
+		return nil
+	})
 }
 
 // FoldNew begins the sum of the frames [first, first+count) of a round, on so
@@ -69,18 +79,12 @@ func FoldNew(handle, first, count, workers int64) (int64, error) {
 		if first < 0 || count < 1 || count > maxFold || first+count > int64(g.Frames()) {
 			return 0, fmt.Errorf("%d frames from %d on, of %d, at most %d at a time: %w", count, first, g.Frames(), maxFold, errs.ErrArgument)
 		}
-		f := &folding{geometry: g, first: int(first), workers: threads(workers)}
-		for i := range int(count) {
-			a := fold.New(r.Scheme.Preset)
-			a.Reset(g.Header(f.first + i))
-			f.sums = append(f.sums, a)
-		}
-		return store(f), nil
+		return store(&folding{geometry: g, first: int(first), count: int(count), workers: threads(workers)}), nil
 	})
 }
 
-// FoldAdd adds one contribution's frames, weight times. When a frame is
-// refused the sum is spoilt and closed.
+// FoldAdd takes one contribution's frames, to be added weight times, and
+// returns how many contributions there are. It holds them until Close.
 func FoldAdd(handle, weight int64, inArr, inSch uintptr) (int64, error) {
 	return guard(func() (int64, error) {
 		f, err := lookup[*folding](handle)
@@ -91,24 +95,24 @@ func FoldAdd(handle, weight int64, inArr, inSch uintptr) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		defer in.Release()
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if in.Len() != len(f.sums) {
-			return 0, fmt.Errorf("%d frames for a sum of %d: %w", in.Len(), len(f.sums), errs.ErrArgument)
+		if in.Len() != f.count {
+			err = fmt.Errorf("%d frames for a sum of %d: %w", in.Len(), f.count, errs.ErrArgument)
+		} else if weight < 1 || weight > int64(f.geometry.Scheme.Weight) {
+			err = fmt.Errorf("weight %d outside 1 to %d: %w", weight, f.geometry.Scheme.Weight, errs.ErrWeight)
 		}
-		if weight < 1 || weight > int64(f.geometry.Scheme.Weight) {
-			return 0, fmt.Errorf("weight %d outside 1 to %d: %w", weight, f.geometry.Scheme.Weight, errs.ErrWeight)
-		}
-		if err := f.add(in, uint32(weight)); err != nil {
-			handles.Delete(handle)
+		if err != nil {
+			in.Release()
 			return 0, err
 		}
-		return int64(f.sums[0].Terms()), nil
+		f.terms = append(f.terms, term{in, uint32(weight)})
+		return int64(len(f.terms)), nil
 	})
 }
 
-// FoldTake writes the frames of the sum to the output structs.
+// FoldTake checks and adds what FoldAdd took, writes the frames of the sum to
+// the output structs and returns their number.
 func FoldTake(handle int64, outArr, outSch uintptr) (int64, error) {
 	return guard(func() (int64, error) {
 		f, err := lookup[*folding](handle)
@@ -120,23 +124,25 @@ func FoldTake(handle int64, outArr, outSch uintptr) (int64, error) {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if f.sums[0].Terms() == 0 {
+		if len(f.terms) == 0 {
 			return 0, fmt.Errorf("the sum of no contributions: %w", errs.ErrState)
 		}
-		var buf []byte
-		out, err := arrowio.NewBinary(len(f.sums), 0, func(add func([]byte)) error {
-			for _, a := range f.sums {
-				buf = a.Append(buf[:0])
-				add(buf)
-			}
-			return nil
-		})
+		out, err := arrowio.NewBinary(sizes(f.geometry, f.first, f.first+f.count), f.sum)
 		if err != nil {
 			return 0, err
 		}
 		defer out.Release()
-		return int64(len(f.sums)), arrowio.Export(out, outArr, outSch)
+		return int64(f.count), arrowio.Export(out, outArr, outSch)
 	})
+}
+
+// sizes are those of the frames [from, to).
+func sizes(g frame.Geometry, from, to int) []int {
+	out := make([]int, to-from)
+	for i := range out {
+		out[i] = g.FrameSize(from + i)
+	}
+	return out
 }
 
 // OpenerNew prepares the decryption of a sum.

@@ -108,12 +108,8 @@ func SealNext(handle, count int64, outArr, outSch uintptr) (int64, error) {
 		if s.values == nil || to <= s.next {
 			return 0, fmt.Errorf("every frame was made: %w", errs.ErrState)
 		}
-		size := int(g.Offset(to) - g.Offset(s.next))
-		out, err := arrowio.NewBinary(to-s.next, size, func(add func([]byte)) error {
-			return s.sealer.Seal(context.Background(), s.next, to, func(_ int, f []byte) error {
-				add(f)
-				return nil
-			})
+		out, err := arrowio.NewBinary(sizes(g, s.next, to), func(room []byte) error {
+			return s.sealer.SealInto(context.Background(), s.next, to, room)
 		})
 		if err != nil {
 			return 0, err

@@ -11,7 +11,7 @@
 // # Ownership
 //
 // An [Accumulator] keeps nothing of the frames it is given. It is used by one
-// goroutine at a time and allocates nothing once made.
+// goroutine at a time and allocates nothing after the first Reset.
 package fold
 
 import (
@@ -31,7 +31,7 @@ const run = 512
 // Accumulator is the running sum of the frames of one chunk.
 type Accumulator struct {
 	preset *params.Preset
-	sums   [2][][]uint64 // by component and prime, N each
+	sums   [2][][]uint64 // by component and prime, N each; made by Reset
 	want   frame.Header
 	fault  error // why Add is refused since Reset
 	terms  uint32
@@ -46,12 +46,6 @@ type Accumulator struct {
 // New makes an accumulator for frames of the preset. Call Reset before Add.
 func New(p *params.Preset) *Accumulator {
 	a := &Accumulator{preset: p, spare: math.MaxUint64, fault: fmt.Errorf("fold: Add before Reset: %w", errs.ErrInternal)}
-	for c := range a.sums {
-		a.sums[c] = make([][]uint64, len(p.Primes))
-		for j := range a.sums[c] {
-			a.sums[c][j] = make([]uint64, p.N())
-		}
-	}
 	for _, q := range p.Primes {
 		a.spare = min(a.spare, math.MaxUint64/(q-1)-1)
 	}
@@ -66,6 +60,13 @@ func (a *Accumulator) Reset(want frame.Header) {
 		return
 	}
 	for c := range int(want.Components) {
+		if a.sums[c] == nil {
+			a.sums[c] = make([][]uint64, len(a.preset.Primes))
+			for j := range a.sums[c] {
+				a.sums[c][j] = make([]uint64, a.preset.N())
+			}
+			continue
+		}
 		for j := range a.sums[c] {
 			clear(a.sums[c][j][:a.length(c)])
 		}

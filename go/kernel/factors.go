@@ -16,14 +16,10 @@ func NewFactors(q uint64, residues []uint64) *Factors {
 	if !Available || len(residues)%8 != 0 || bits.Len64(q) > MaxWidth {
 		return nil
 	}
-	f := &Factors{n: len(residues), constants: constants(q), q: q}
-	for i := 0; i < f.n; i += 4 {
-		var over [4]float64
-		for k, w := range residues[i : i+4] {
-			v, o := balanced(w, q)
-			f.pairs, over[k] = append(f.pairs, v), o
-		}
-		f.pairs = append(f.pairs, over[:]...)
+	f := &Factors{n: len(residues), constants: constants(q), q: q, pairs: make([]float64, 2*len(residues))}
+	for i, w := range residues {
+		at := i&^3<<1 | i&3
+		f.pairs[at], f.pairs[at+4] = balanced(w, q)
 	}
 	return f
 }

@@ -68,12 +68,11 @@ func NewInverse(q uint64, roots []uint64, inverseN uint64) *Inverse {
 	return t
 }
 
-// balanced is a residue within q/2 of zero, and the same over q.
+// balanced is a residue within q/2 of zero, and the same over q. Residues may
+// be those of a secret: nothing branches on them.
 func balanced(w, q uint64) (residue, over float64) {
-	v := float64(w)
-	if w > q/2 {
-		v = -float64(q - w)
-	}
+	above := uint64(int64(q/2-w) >> 63) // all ones where w > q/2
+	v := float64(int64(w - q&above))
 	return v, v / float64(q)
 }
 

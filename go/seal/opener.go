@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cryptflow/cryptflow/go/ckks"
 	"github.com/cryptflow/cryptflow/go/encoding"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/spread"
 	"github.com/cryptflow/cryptflow/go/tag"
 )
 
@@ -218,44 +218,10 @@ func (o *Opener) OpenRange(ctx context.Context, first int, frames [][]byte, out 
 	if int64(len(out)) != end-start {
 		return fmt.Errorf("room for %d values of frames that have %d: %w", len(out), end-start, errs.ErrArgument)
 	}
-	failures := make([]error, len(frames))
-	var next atomic.Int64
-	var failed atomic.Bool
-	work := func() {
-		for !failed.Load() {
-			k := int(next.Add(1)) - 1
-			if k >= len(frames) {
-				return
-			}
-			from, to := o.geometry.Span(first + k)
-			if failures[k] = o.guard(ctx, first+k, frames[k], out[from-start:to-start]); failures[k] != nil {
-				failed.Store(true)
-			}
-		}
-	}
-	var wg sync.WaitGroup
-	for range min(cap(o.pool), len(frames)) - 1 {
-		wg.Go(work)
-	}
-	work()
-	wg.Wait()
-	for _, err := range failures {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// guard is Open, with a panic turned into an error: it runs where nobody else
-// would recover it.
-func (o *Opener) guard(ctx context.Context, index int, b []byte, out []float32) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("decrypting frame %d panicked: %w", index, errs.ErrPanic)
-		}
-	}()
-	return o.Open(ctx, index, b, out)
+	return spread.Over(ctx, cap(o.pool), len(frames), func(_, k int) error {
+		from, to := o.geometry.Span(first + k)
+		return o.Open(ctx, first+k, frames[k], out[from-start:to-start])
+	})
 }
 
 // Geometry is the shape of the result.

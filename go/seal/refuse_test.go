@@ -63,6 +63,26 @@ func TestResendIsByteIdentical(t *testing.T) {
 				}
 			}
 		}
+		// The same bytes where frames lie one after the other.
+		for threads := 1; threads <= 3; threads++ {
+			s, err := seal.NewSealer(r, secretsOf(1), x, 7, threads, seal.From("client-1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for from := range frames {
+				want := bytes.Join(frames[from:], nil)
+				got := make([]byte, len(want))
+				if err := s.SealInto(t.Context(), from, len(frames), got); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("%d threads, frames from %d on differ in place: %v", threads, from, err)
+				}
+				if leaf, ok := s.Leaf(from); !ok || leaf != sha256.Sum256(append([]byte{0}, frames[from]...)) {
+					t.Fatalf("leaf %d is not H(0 ‖ frame)", from)
+				}
+				if err := s.SealInto(t.Context(), from, len(frames), got[1:]); !errors.Is(err, errs.ErrArgument) {
+					t.Fatalf("a byte too little room: %v", err)
+				}
+			}
+		}
 		other, err := seal.NewSealer(r, secretsOf(2), x, 7, 2, seal.From("client-1"))
 		if err != nil {
 			t.Fatal(err)
@@ -91,6 +111,13 @@ func TestChangedUpdateIsRefused(t *testing.T) {
 		err = s.Seal(t.Context(), 0, s.Frames(), func(int, []byte) error { emitted++; return nil })
 		if !errors.Is(err, errs.ErrContribution) || emitted != 1 {
 			t.Errorf("%d frames, then %v; want 1 and CF_CONTRIBUTION_CONFLICT", emitted, err)
+		}
+		room := make([]byte, s.Geometry().Size())
+		if err := s.SealInto(t.Context(), 0, s.Frames(), room); !errors.Is(err, errs.ErrContribution) {
+			t.Errorf("in place: %v; want CF_CONTRIBUTION_CONFLICT", err)
+		}
+		if !bytes.Equal(room, make([]byte, len(room))) {
+			t.Error("frames are left in place after an error")
 		}
 		x[changed] -= 0.25
 	})
@@ -223,6 +250,10 @@ func TestSealStopsAtOnce(t *testing.T) {
 		})
 		if last == s.Frames()-1 || !errors.Is(err, context.Canceled) {
 			t.Errorf("frame %d, then %v", last, err)
+		}
+		room := make([]byte, s.Geometry().Size())
+		if err := s.SealInto(ctx, 0, s.Frames(), room); !errors.Is(err, context.Canceled) || !bytes.Equal(room, make([]byte, len(room))) {
+			t.Errorf("in place: %v, or frames left", err)
 		}
 		if len(contribution(t, s)) != s.Frames() {
 			t.Error("not every frame")

@@ -9,13 +9,12 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cryptflow/cryptflow/go/ckks"
 	"github.com/cryptflow/cryptflow/go/encoding"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/spread"
 	"github.com/cryptflow/cryptflow/go/tag"
 )
 
@@ -82,18 +81,14 @@ type leaf struct {
 	known bool
 }
 
-// depth is how many frames of a worker may wait for their turn to be emitted.
-// With few of them workers wait for each other, and every wait puts a core to
-// sleep.
-const depth = 4
-
 // sealWorker is one core's share: an encryptor and frames, of which one is
 // being filled while others wait to be emitted.
 type sealWorker struct {
 	encryptor *ckks.Encryptor
 	embedding *embedding // nil with lanes
 	words     [][]uint64
-	slots     [depth]slot
+	slots     [depth]slot // of Seal, made when it is first used
+	direct    slot        // of SealInto, whose room it is
 	hash      hash.Hash
 }
 
@@ -157,65 +152,21 @@ func NewSealer(r Round, secrets Secrets, values []float32, weight uint32, thread
 	return s, nil
 }
 
-// prepare scans the values and makes the hasher and the workers, at the same
-// time where there are threads for it: for an update of a million values each
-// takes a good part of what its encryption takes on all cores.
-func (s *Sealer) prepare(secrets Secrets, threads int) error {
-	var encryptor *ckks.Encryptor
-	err := together(threads, func() (err error) {
-		encryptor, err = newEncryptor(s.round, secrets)
-		return err
-	}, func() error {
-		s.hasher = s.round.hasher()
-		return nil
-	}, func() error {
-		return s.scan(threads)
-	})
-	if err != nil {
-		return err
-	}
-	for k := range threads {
-		if k > 0 {
-			encryptor = encryptor.Fork()
-		}
-		s.workers = append(s.workers, newSealWorker(s.round, encryptor, s.geometry))
-	}
-	return nil
-}
-
-// together runs functions on up to the given number of threads and returns the
-// first error. A panic, where nobody else would recover it, is one.
-func together(threads int, functions ...func() error) error {
-	var group errgroup.Group
-	group.SetLimit(threads)
-	for _, f := range functions {
-		group.Go(func() (err error) {
-			defer func() {
-				if p := recover(); p != nil {
-					err = fmt.Errorf("preparing a round's keys panicked: %w", errs.ErrPanic)
-				}
-			}()
-			return f()
-		})
-	}
-	return group.Wait()
-}
-
-func newEncryptor(r Round, secrets Secrets) (*ckks.Encryptor, error) {
-	if r.Scheme.Mode == params.SumKey {
-		return ckks.NewSumKeyEncryptor(r.Scheme, r.SpecDigest, secrets.Key, secrets.Noise)
-	}
-	return ckks.NewPublicKeyEncryptor(r.Scheme, r.SpecDigest, r.Nonce, r.PublicKey, secrets.Noise)
-}
-
-func newSealWorker(r Round, encryptor *ckks.Encryptor, g frame.Geometry) *sealWorker {
+func newSealWorker(r Round, encryptor *ckks.Encryptor) *sealWorker {
 	w := &sealWorker{hash: sha256.New(), words: planes(r.Scheme), encryptor: encryptor}
 	w.embedding = newEmbedding(r.Scheme)
+	return w
+}
+
+// rooms makes the room for frames that wait, once.
+func (w *sealWorker) rooms(g frame.Geometry) {
+	if w.slots[0].buf != nil {
+		return
+	}
 	size := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
 	for i := range w.slots {
 		w.slots[i].buf = make([]byte, size)
 	}
-	return w
 }
 
 // planes makes room for one plaintext.
@@ -225,33 +176,6 @@ func planes(s *params.Scheme) [][]uint64 {
 		out[i] = make([]uint64, s.N())
 	}
 	return out
-}
-
-// scan looks for values that are not finite, counts what will be clipped and
-// notes the largest magnitudes.
-func (s *Sealer) scan(threads int) error {
-	parts := make([][]encoding.Seen, threads)
-	bad := make([]int, threads)
-	var wg sync.WaitGroup
-	for i := range threads {
-		wg.Go(func() {
-			parts[i] = make([]encoding.Seen, len(s.round.Tensors))
-			from, to := len(s.values)*i/threads, len(s.values)*(i+1)/threads
-			bad[i] = s.lanes.Scan(s.values[from:to], int64(from), s.factor, parts[i])
-		})
-	}
-	wg.Wait()
-	s.clipped, s.largest = make([]uint64, len(s.round.Tensors)), make([]float32, len(s.round.Tensors))
-	for i := range threads {
-		if bad[i] >= 0 {
-			return fmt.Errorf("tensor %q holds NaN or an infinity: %w", s.round.Tensors[bad[i]].Name, errs.ErrNotFinite)
-		}
-		for k, seen := range parts[i] {
-			s.clipped[k] += seen.Clipped
-			s.largest[k] = max(s.largest[k], seen.Largest)
-		}
-	}
-	return nil
 }
 
 // Largest is the largest magnitude of the update, by tensor.
@@ -305,101 +229,47 @@ func (s *Sealer) Seal(ctx context.Context, from, to int, emit func(index int, fr
 	if err := s.finish(ctx, w); err != nil {
 		return err
 	}
+	w.rooms(s.geometry)
 	w.fill(&w.slots[0], s, data)
 	return s.deliver(data, &w.slots[0], emit)
 }
 
-// sealData is Seal of data chunks. Nobody hands frames over: a worker that has
-// filled one emits it, and those after it that wait, unless another worker is
-// emitting. So no core sleeps while there is a frame to fill.
-func (s *Sealer) sealData(ctx context.Context, from, to int, emit func(index int, frame []byte) error) error {
-	q := &queue{Sealer: s, emit: emit, next: from, head: from, to: to, filled: make(map[int]*slot)}
-	q.free.L = &q.mu
-	workers := s.workers[:min(len(s.workers), to-from)]
-	var wg sync.WaitGroup
-	for _, w := range workers[1:] {
-		wg.Go(func() { q.work(ctx, w) })
+// SealInto is Seal into dst, which has room for frames [from, to) one after
+// the other and no more: cores write there without waiting for each other.
+// After an error dst is zero.
+func (s *Sealer) SealInto(ctx context.Context, from, to int, dst []byte) (err error) {
+	if from < 0 || to < from || to > s.Frames() {
+		return fmt.Errorf("frames %d to %d of %d: %w", from, to, s.Frames(), errs.ErrArgument)
 	}
-	q.work(ctx, workers[0])
-	wg.Wait()
-	return q.err
-}
-
-// queue is what the workers of one sealData share.
-type queue struct {
-	*Sealer
-	emit func(index int, frame []byte) error
-
-	mu       sync.Mutex
-	free     sync.Cond // a slot was emitted, or err is set
-	next     int       // the first frame that nobody has begun
-	head     int       // the first that was not emitted
-	to       int
-	filled   map[int]*slot // what waits for its turn
-	emitting bool
-	err      error // the first that happened
-}
-
-// work fills frames on one core until there are no more.
-func (q *queue) work(ctx context.Context, w *sealWorker) {
-	for k := range w.slots {
-		w.slots[k].busy = false
+	base := s.geometry.Offset(from)
+	if size := s.geometry.Offset(to) - base; int64(len(dst)) != size {
+		return fmt.Errorf("room of %d bytes for frames of %d: %w", len(dst), size, errs.ErrArgument)
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for q.err == nil && q.next < q.to {
-		if ctx.Err() != nil {
-			q.fail(context.Cause(ctx))
-			return
-		}
-		k := slices.IndexFunc(w.slots[:], func(f slot) bool { return !f.busy })
-		if k < 0 {
-			q.free.Wait()
-			continue
-		}
-		f, index := &w.slots[k], q.next
-		q.next++
-		f.busy = true
-		q.mu.Unlock()
-		w.fill(f, q.Sealer, index)
-		q.mu.Lock()
-		q.filled[index] = f
-		q.drain(ctx)
-	}
-}
-
-// drain emits what is ready, in order. It is called with the lock, which it
-// lets go while emit runs.
-func (q *queue) drain(ctx context.Context) {
-	if q.emitting {
-		return
-	}
-	q.emitting = true
-	for f := q.filled[q.head]; f != nil && q.err == nil; f = q.filled[q.head] {
-		index := q.head
-		delete(q.filled, index)
-		q.mu.Unlock()
-		err := context.Cause(ctx)
-		if err == nil {
-			err = q.deliver(index, f, q.emit)
-		}
-		q.mu.Lock()
-		q.head++
-		f.busy = false
-		q.free.Broadcast()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() {
 		if err != nil {
-			q.fail(err)
+			clear(dst)
 		}
+	}()
+	one := func(worker, index int) error {
+		w := s.workers[worker]
+		w.direct.buf = dst[s.geometry.Offset(index)-base : s.geometry.Offset(index+1)-base]
+		w.fill(&w.direct, s, index)
+		return s.deliver(index, &w.direct, func(int, []byte) error { return nil })
 	}
-	q.emitting = false
-}
-
-// fail ends the work of all; it is called with the lock.
-func (q *queue) fail(err error) {
-	if q.err == nil {
-		q.err = err
+	data := min(to, s.geometry.ControlIndex())
+	err = spread.Over(ctx, len(s.workers), data-from, func(worker, k int) error { return one(worker, from+k) })
+	if err != nil || data == to {
+		return err
 	}
-	q.free.Broadcast()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := s.finish(ctx, s.workers[0]); err != nil {
+		return err
+	}
+	return one(0, data)
 }
 
 // finish computes the tag of the contribution: chunks that were not sealed yet

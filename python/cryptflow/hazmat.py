@@ -208,7 +208,7 @@ class Round:
                 parts.append(part)
         finally:
             handle.close()
-        return pa.concat_arrays(parts)
+        return _joined(parts)
 
     def clipped(self, update: Any, weight: int = 1) -> dict[str, int]:
         """Return how many values of each tensor lie outside its range."""
@@ -249,22 +249,21 @@ class Round:
         arrays = [_frames(c, self.info["frames"]) for c in contributions]
         if not arrays:
             raise _argument("there is nothing to aggregate")
-        parts = []
-        for first in range(0, self.info["frames"], self._step):
-            count = min(self._step, self.info["frames"] - first)
+        parts, total = [], self.info["frames"]
+        # Adding is some ten times as fast as encrypting.
+        added = len(arrays) * self.info["chunk_values"]
+        step = max(1, min(256, 10 * _VALUES_PER_CALL // added))
+        for first in range(0, total, step):
+            count = min(step, total - first)
             fold = Handle(call("FoldNew", self._handle.number, first, count, threads()))
             try:
                 for array, weight in zip(arrays, weights, strict=True):
-                    send(
-                        "FoldAdd",
-                        fold.number,
-                        weight,
-                        array=array.slice(first, count),
-                    )
+                    part = array.slice(first, count)
+                    send("FoldAdd", fold.number, weight, array=part)
                 parts.append(receive("FoldTake", fold.number)[1])
             finally:
-                _close_quietly(fold)
-        return pa.concat_arrays(parts)
+                fold.close()
+        return _joined(parts)
 
     def release(
         self, keys: Sequence[Key], weights: Sequence[int] | None = None
@@ -328,7 +327,7 @@ class Round:
                 )
         finally:
             opener.close()
-        return pa.concat_arrays(parts)
+        return _joined(parts)
 
     def error_bound(
         self,
@@ -434,10 +433,6 @@ def _frames(frames: Any, count: int) -> pa.LargeBinaryArray:
     return array
 
 
-def _close_quietly(handle: Handle) -> None:
-    """Close what an error may have closed already."""
-    try:
-        handle.close()
-    except InputError as error:
-        if error.code != "CF_BAD_HANDLE":
-            raise
+def _joined(parts: list[pa.Array]) -> pa.Array:
+    """Return one array; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)

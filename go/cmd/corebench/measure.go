@@ -3,18 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/ckks"
 	"github.com/cryptflow/cryptflow/go/fold"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/seal"
+	"github.com/cryptflow/cryptflow/go/spread"
 	"github.com/cryptflow/cryptflow/go/tag"
 )
 
@@ -115,30 +113,21 @@ func (b *bench) encrypt(threads int) error {
 // fold checks and adds up the frames of all clients.
 func (b *bench) fold(threads int) error {
 	g := b.round.Geometry()
-	failures := make([]error, threads)
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for t := range threads {
-		wg.Go(func() {
-			acc := fold.New(b.round.Scheme.Preset)
-			for {
-				k := int(next.Add(1)) - 1
-				if k >= len(b.result) {
-					return
-				}
-				acc.Reset(g.Header(k))
-				for i := range b.frames {
-					if err := acc.Add(b.frames[i][k], 1); err != nil {
-						failures[t] = err
-						return
-					}
-				}
-				b.result[k] = acc.Append(b.result[k][:0])
+	sums := make([]*fold.Accumulator, threads)
+	return spread.Over(context.Background(), threads, len(b.result), func(worker, k int) error {
+		if sums[worker] == nil {
+			sums[worker] = fold.New(b.round.Scheme.Preset)
+		}
+		acc := sums[worker]
+		acc.Reset(g.Header(k))
+		for i := range b.frames {
+			if err := acc.Add(b.frames[i][k], 1); err != nil {
+				return err
 			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(failures...)
+		}
+		b.result[k] = acc.Append(b.result[k][:0])
+		return nil
+	})
 }
 
 // decrypt opens the whole result and verifies its tag.
