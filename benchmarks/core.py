@@ -30,6 +30,9 @@ from typing import Any
 # One thread, also for libraries that decide when they are imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Go looks now and then at how many cores it may use: rows on all cores would run
+# with what it saw while rows on one core had the process pinned.
+os.environ.setdefault("GOMAXPROCS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np  # noqa: E402
 from machine import RESULTS, Row, corebench, cores, write  # noqa: E402
