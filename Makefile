@@ -75,8 +75,8 @@ noise: ## the noise of sums in COEFFICIENTS coefficients of every preset and mod
 	CRYPTFLOW_NOISE=$(COEFFICIENTS) $(GO) test ./go/ckks -run NoiseStays -count 1 -timeout 6h -v | grep -v -e 'key='
 
 MEASUREMENTS ?= 20000
-timing: ## fixed against random secrets, MEASUREMENTS times each, as dudect does: tables
-	CRYPTFLOW_TIMING=$(MEASUREMENTS) $(GO) test -p 1 ./go/ckks ./go/encoding ./go/tag -run TestTimingOf -count 1 -timeout 6h -v
+timing: build ## fixed against random secrets, MEASUREMENTS times each, as dudect does: benchmarks/results/timing.json
+	$(BIN)/python benchmarks/secrets_timing.py --measurements $(MEASUREMENTS)
 
 RUNS ?= 200
 kill: ## kill services at random moments of RUNS seeded rounds

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import plots
+import secrets_timing as secrets
 from machine import RESULTS, ROOT, Row
 from models import size
 from table import (
@@ -279,6 +280,27 @@ def billion(result: Row) -> Lines:
     ]
 
 
+def secret_timing(result: Row) -> Lines:
+    """Return whether running times depend on secrets."""
+    n = min(r["measurements"] for r in result["rows"])
+    return [
+        "## Do running times depend on secrets?",
+        "",
+        f"Fixed inputs against random ones, {n:,} measurements of each kind of work, "
+        "in random order, compared as dudect does (Reparaz, Balasch, Verbauwhede, "
+        "DATE 2017): *t* is the largest of Welch's test, whole and cropped at "
+        "percentiles, without its sign. dudect speaks of a difference from 10 on; "
+        "below 4.5 none was found. Everything is measured twice, and a difference is "
+        "one that comes again. None found is no proof: it says that so many "
+        "measurements on this machine did not show any.",
+        "",
+        made(result),
+        "",
+        *markdown(secrets.HEAD, [secrets.cells(r) for r in result["rows"]], 3),
+        "",
+    ]
+
+
 def rounds(result: Row) -> Lines:
     """Return whole rounds between processes."""
     body, goals = [], []
@@ -350,6 +372,7 @@ SECTIONS = (
     ("shares.json", time_goes),
     ("models.json", models),
     ("billion.json", billion),
+    ("timing.json", secret_timing),
 )
 
 
@@ -364,8 +387,8 @@ def main() -> None:
         "",
         "Written by `make bench-page` from `benchmarks/results/`; do not edit. "
         "`make bench`, `make bench-round`, `make bench-shares`, "
-        "`make bench-models` and `make bench-billion` measure again. OpenFHE's "
-        "wheels import on few interpreters; "
+        "`make bench-models`, `make bench-billion` and `make timing` measure again. "
+        "OpenFHE's wheels import on few interpreters; "
         "`make bench OPENFHE_PYTHON=/path/to/python` measures it with another one "
         "that has it.",
         "",

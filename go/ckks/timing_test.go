@@ -89,6 +89,7 @@ func TestTimingOfSecrets(t *testing.T) {
 			fail(err)
 		}},
 		{Name: "secret into the NTT domain", Prepare: smalls, Run: func() { f.load(residues, small) }},
+		{Name: "secret made ready for products", Prepare: smalls, Run: func() { c.factors(small) }},
 		{Name: "a times secret", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0] }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
 		{Name: "a times secret, portable", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0]; by.fast = nil }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
 		{Name: "inverse transform", Prepare: uniform(residues), Run: func() { f.inverse(residues) }},

@@ -38,6 +38,8 @@ def results(tmp_path_factory):
     script("models", *models, "--output", folder / "models.json")
     billion = ["--values", "300000", "--folder", folder]
     script("billion", *billion, "--output", folder / "billion.json")
+    few = ["--measurements", "64"]
+    script("secrets_timing", *few, "--output", folder / "timing.json")
     return folder
 
 
@@ -108,6 +110,18 @@ def test_shares_add_up(results):
         assert sum(part.values()) == pytest.approx(1)
 
 
+def test_secrets_are_timed_twice(results):
+    rows = read(results, "timing")["rows"]
+    assert {r["package"] for r in rows} == {"ckks", "encoding", "tag"}
+    assert {"sampler", "secret made ready for products"} <= {r["what"] for r in rows}
+    for row in rows:
+        assert row["measurements"] == 64
+        assert min(row["t"], row["t_again"]) >= 0
+        assert (row["verdict"] == "no difference found") == (
+            min(row["t"], row["t_again"]) < 4.5
+        )
+
+
 def test_page_holds_what_was_measured(results, tmp_path):
     pytest.importorskip("matplotlib")
     script("page", "--results", results, "--docs", tmp_path)
@@ -117,7 +131,7 @@ def test_page_holds_what_was_measured(results, tmp_path):
         assert row["parameters"] in page
     for gap in core["missing"]:
         assert f"{gap['system']}: not measured" in page
-    for word in ("BERT", "RssAnon", "SHA-256"):
+    for word in ("BERT", "RssAnon", "SHA-256", "dudect"):
         assert (word in page) is (word != "BERT")
     for picture in ("speed", "bytes", "shares"):
         assert (tmp_path / "benchmarks" / f"{picture}.png").stat().st_size > 1000
