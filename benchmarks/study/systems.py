@@ -276,7 +276,7 @@ class SecAgg:
         self.rng = np.random.default_rng(seed)
         self.about = {
             "kind": "peer",
-            "security_bits": 128,
+            "security_bits": None,  # masks of generators seeded with 32 bits
             "source": "flwr.server.workflow.SecAggPlusWorkflow, its defaults; "
             "bytes are those of residues modulo 2^32",
         }
