@@ -36,6 +36,12 @@ STYLES = {
     ("sum-key", "slots-ci"): ("#009E73", "D", "sum-key, slots-ci"),
     ("shared-key", "slots-ci"): ("#CC79A7", "P", "shared-key, slots-ci"),
 }
+#: Where a peer's name stands beside its star.
+PLACES = {
+    "TenSEAL, NVIDIA FLARE": ((6, 10), "right"),
+    "TenSEAL small": ((6, -17), "right"),
+    "Flower SecAgg+": ((0, 24), "center"),
+}
 #: Of each kind of split: name, and the colour and marker of its curves.
 SPLITS = {
     "dirichlet": ("labels by Dirichlet", "#0072B2", "o"),
@@ -78,7 +84,7 @@ class Study:
         self.cost = {r["system"]: r for r in raw["cost"]}
 
     def rows(self, problem: str, clients: int, split: str = "") -> list[Row]:
-        """Return the trained points of one federation, of the first split."""
+        """Return the trained points of one federation; of the first split if none."""
         same = (problem, clients, split or self.splits[0])
         return [
             r
@@ -147,12 +153,16 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def scatter(s: Study, axes: Axes, problem: str, quantity: str) -> None:
     """Draw accuracy, less that of float64, against one cost, and our front."""
     points = []
+    drawn = set()
     for r in s.rows(problem, s.middle):
         y = 100 * interval(r["difference"])[0]
         if r["kind"] == "cryptflow":
             cost = s.best(r)
             if r["rounding"] != "stochastic" or cost is None:
                 continue
+            if (r["mode"], r["encoding"], r["bits"]) in drawn:
+                continue  # trained with another preset too: the same mean
+            drawn.add((r["mode"], r["encoding"], r["bits"]))
             colour, marker, _ = STYLES[r["mode"], r["encoding"]]
             x = cost[quantity]
             points.append((x, y))
@@ -171,10 +181,11 @@ def scatter(s: Study, axes: Axes, problem: str, quantity: str) -> None:
                 axes.axvline(x, color="0.5", lw=1, ls=":", zorder=0)
         elif x:
             axes.plot(x, y, "*", color="black", ms=11)
+            name = r["system"].split(" N=")[0].split(" default")[0]
+            at, side = PLACES[name]
             axes.annotate(
-                r["system"].split(" N=")[0].split(" default")[0], (x, y),
-                xytext=(6, 10 if "FLARE" in r["system"] else -17),
-                textcoords="offset points", fontsize=8, ha="right",
+                name, (x, y), xytext=at, textcoords="offset points", fontsize=8,
+                ha=side, bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
             )  # fmt: skip
     line = front(points)
     axes.step(
@@ -209,7 +220,7 @@ def pareto(s: Study) -> None:
     ]
     fig.legend(handles=marks, loc="lower center", ncol=3, frameon=False)
     fig.suptitle(
-        f"Accuracy against bytes and seconds, {s.middle} clients, 128-bit security, "
+        f"Accuracy against bytes and seconds, {s.middle} clients, 128-bit encryption, "
         f"{SPLITS[s.splits[0]][0]}\n"
         "mean of paired differences over seeds; numbers: bits a value in sum-key lanes",
         fontsize=12,
@@ -298,7 +309,8 @@ def sizes(s: Study) -> None:
             axes.plot(*zip(*sorted(least.items()), strict=True), "o-", ms=4, lw=1.2,
                       color=colour, label=f"{bits} bits")  # fmt: skip
         axes.axhline(4, color="0.4", ls=":", lw=1.2)
-        axes.annotate("float32", (3, 4.1), fontsize=8, color="0.3")
+        if mode == "sum-key":  # the other panel's curves leave no room
+            axes.annotate("float32", (3, 4.1), fontsize=8, color="0.3")
         axes.set_xscale("log", base=2)
         axes.set_xticks(
             [3, 8, 16, 64, 256, 1024], ["3", "8", "16", "64", "256", "1024"]
@@ -341,7 +353,7 @@ def spoken(s: Study) -> str:
     if len(s.splits) == 1:
         return text
     return (
-        f"{text} (all cohorts, every combination), or, with {s.middle} clients and lanes, "
+        f"{text} (all cohorts, all encodings but for slots in the largest), or, with {s.middle} clients and lanes, "
         "by label (each client has one of equal runs of the examples in order of label), "
         "or at random in sizes that follow a power law with exponent 1.5"
     )
@@ -394,7 +406,7 @@ Accuracy less that of float64, in percentage points, {s.middle} clients, both pr
 
 ![Loss of accuracy by bits and kind of split](study/splits.png)
 
-The split moves the accuracy of float64 itself; whether the rounding costs more on top is what the columns compare. In `shared-key` the weights are rounded to 1/255 of the largest, which is felt most where sizes are uneven.
+The split moves the accuracy of float64 itself; whether the rounding costs more on top is what the columns compare. In `shared-key` weights above 255 are scaled to 255 steps, so that uneven sizes are rounded too.
 
 """
 
@@ -472,7 +484,7 @@ Generated from `benchmarks/results/study.json` by `make study-page`; measured on
 ## Recommendation
 
 - **Take `sum-key`, lanes, and the preset that `cryptflow plan` puts first.** At every number of bits it takes the fewest bytes of all combinations at 128 bits of security; accuracy depends on the bits alone.
-- **{bits} bits are enough here**: the fewest with which the loss of accuracy against float64 is below 0.05 percentage points with 95 % confidence{", in both modes and with every kind of split" if len(s.splits) > 1 else ""} ({cheapest["sum-key"][0]:.2f} bytes a value for 8 clients with {cheapest["sum-key"][1]}, where float32 has 4). **16 bits, the default**, cost {sixteen[0]:.2f} bytes with {sixteen[1]} and leave {16 - bits} bits of margin for models whose updates are less even than these. More than 16 gained nothing.
+- **{bits} bits are enough here**: the fewest with which the loss of accuracy against float64 is below 0.05 percentage points with 95 % confidence{", in both modes and with every kind of split" if len(s.splits) > 1 else ""} ({cheapest["sum-key"][0]:.2f} bytes a value for 8 clients with {cheapest["sum-key"][1]}, where float32 has 4). **16 bits, the default**, cost {sixteen[0]:.2f} bytes with {sixteen[1]}{f" and leave {16 - bits} bits of margin for models whose updates are less even than these" if bits < 16 else ""}. More than 16 gained nothing.
 - Stochastic rounding is the default because its errors are without bias and do not add up over rounds. Here rounding to nearest differs from float64 by {percent(s.loss(rounding="nearest", bits=bits, split=first))} points with {bits} bits, and by {percent(s.loss(rounding="nearest", bits=low, split=first))} with {low}; stochastic rounding with {low} by {percent(s.loss(mode="sum-key", rounding="stochastic", encoding="lanes", bits=low, clients=s.middle, split=first))}.
 - `shared-key` costs {cheapest["shared-key"][0] / cheapest["sum-key"][0]:.1f} times the bytes for the same accuracy. Slots cost more again, and give nothing back as long as nothing encrypted is multiplied.
 
@@ -498,13 +510,13 @@ Accuracy does not depend on the preset: sums are exact, and a preset has room or
 
 ## Security
 
-**The level is fixed: 128 bits.** It is no axis of the study, since the gate refuses everything else when a scheme is constructed, and there is no override. All points of ours stand at that one level.
+**The level is fixed: 128 bits.** It is no axis of the study, since the gate refuses whatever lies below when a scheme is constructed, without an override, and every preset is close under its limit. All points of ours stand at that one level.
 
 {table(["preset", "N", "log2 q", "gate's limit", "gate, bits", "estimate, classical", "estimate, quantum"], presets)}
 
 The gate is the printed table: {source}. The estimates were made with the Lattice Estimator when the presets were chosen and are not measured here: the least of usvp, bdd and dual-hybrid at width 4.53/√2, which is what two honest clients' secrets leave each other, classical after MATZOV, quantum after LaaMosPol14. Quantum walks (ChaLoy21) without polynomial factors give 93 to 97 by the same script: no level is claimed against those.
 
-- **Lower levels are not offered**: they would buy next to nothing. A value of 16 bits summed over 8 clients fills {least:.2f} bytes whatever the level; {sixteen[0]:.2f} are sent, so that a larger modulus saves at most {100 * (1 - least / sixteen[0]):.0f} %, and accuracy does not depend on it.
+- **Lower levels are not offered**: they would buy next to nothing. In `sum-key` a value of 16 bits summed over 8 clients fills {least:.2f} bytes whatever the level; {sixteen[0]:.2f} are sent, so that a larger modulus saves at most {100 * (1 - least / sixteen[0]):.0f} %, and accuracy does not depend on it.
 - **Higher levels are not offered**: they would take the same moduli in larger rings, with about the same bytes a value for large models, more padding for small ones, and the same accuracy. The gate would need a second table and every party a choice that can be made wrongly.
 
 So the choice is between rings at the same level. Larger rings waste less of each coefficient and pay with padding for small models. The presets' exact numbers are in [spec.md](spec.md), what is not claimed in [THREAT_MODEL.md](../THREAT_MODEL.md).

@@ -1,6 +1,6 @@
 """The parameter study: accuracy against bytes against seconds.
 
-    python benchmarks/study            # about ten minutes on two cores
+    python benchmarks/study            # about ten minutes on two free cores
     python benchmarks/study --quick    # a minute, other results: for tests
 
 Trains real federations with real ciphertexts at every point, beside the same
