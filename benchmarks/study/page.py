@@ -81,6 +81,9 @@ class Study:
             r.setdefault("split", self.splits[0])
         self.cohorts = raw["setting"]["cohorts"]
         self.middle = self.cohorts[len(self.cohorts) // 2]
+        self.weights = next(
+            (r["system"] for r in raw["accuracy"] if r["kind"] == "weights"), ""
+        )
         self.cost = {r["system"]: r for r in raw["cost"]}
 
     def rows(self, problem: str, clients: int, split: str = "") -> list[Row]:
@@ -121,20 +124,40 @@ class Study:
         ]
         return interval(x) if len(x) > 1 else (math.nan, math.nan)
 
+    def rounding(self, mode: str, bits: int, split: str) -> tuple[float, float]:
+        """Return accuracy lost against float64 with the same weights.
+
+        The rounding of shared-key's weights is no matter of bits.
+        """
+        x = []
+        for r in self.raw["accuracy"]:
+            if (r.get("mode"), r.get("encoding"), r.get("bits")) != (
+                mode,
+                "lanes",
+                bits,
+            ):
+                continue
+            if r["rounding"] != "stochastic" or r["split"] != split:
+                continue
+            base = [0.0] * len(r["difference"])
+            for w in self.rows(r["problem"], r["clients"], split):
+                if w["kind"] == "weights" and mode == "shared-key":
+                    base = w["difference"]
+            x += [d - b for d, b in zip(r["difference"], base, strict=True)]
+        return interval(x)
+
     def enough(self) -> int:
         """Return the fewest bits that lose nothing that this study can see.
 
         In both modes and with every kind of split the 95 % interval of the
-        paired difference from float64, over all federations and seeds, stays
-        above −0.05 percentage points.
+        paired difference from float64 with the same weights, over all
+        federations and seeds, stays above −0.05 percentage points.
         """
         for bits in sorted(self.raw["setting"]["bits"]):
             found = [
-                self.loss(
-                    mode=m, encoding="lanes", bits=bits, rounding="stochastic", split=k
-                )
-                for m in ("sum-key", "shared-key")
-                for k in self.splits
+                self.rounding(mode, bits, split)
+                for mode in ("sum-key", "shared-key")
+                for split in self.splits
             ]
             if all(mean - half > -0.0005 for mean, half in found):
                 return int(bits)
@@ -173,6 +196,8 @@ def scatter(s: Study, axes: Axes, problem: str, quantity: str) -> None:
                     str(r["bits"]), (x, y), xytext=(0, 8), textcoords="offset points",
                     ha="center", fontsize=8, color=colour,
                 )  # fmt: skip
+            continue
+        if r["kind"] == "weights":
             continue
         x = s.cost[r["system"]].get(quantity)
         if r["kind"] == "plain":
@@ -386,13 +411,10 @@ def kinds(s: Study) -> str:
         for mode in ("sum-key", "shared-key")
     ]  # fmt: skip
     others = [
-        [c["system"], "as sent"]
-        + [
-            percent(s.loss(system=c["system"], split=k, clients=s.middle))
-            for k in s.splits
-        ]
-        for c in s.raw["cost"]
-        if c["kind"] == "peer"
+        [name, "as sent"]
+        + [percent(s.loss(system=name, split=k, clients=s.middle)) for k in s.splits]
+        for name in [s.weights, *(n for n, c in s.cost.items() if c["kind"] == "peer")]
+        if name
     ]
     return f"""## Kinds of split
 
@@ -406,7 +428,7 @@ Accuracy less that of float64, in percentage points, {s.middle} clients, both pr
 
 ![Loss of accuracy by bits and kind of split](study/splits.png)
 
-The split moves the accuracy of float64 itself; whether the rounding costs more on top is what the columns compare. In `shared-key` weights above 255 are scaled to 255 steps, so that uneven sizes are rounded too.
+The split moves the accuracy of float64 itself; whether the rounding costs more on top is what the columns compare. In `shared-key` weights are public factors of at most 255: larger ones are scaled and rounded, which no number of bits mends; the row of float64 with those weights says what that alone does.
 
 """
 
@@ -484,9 +506,9 @@ Generated from `benchmarks/results/study.json` by `make study-page`; measured on
 ## Recommendation
 
 - **Take `sum-key`, lanes, and the preset that `cryptflow plan` puts first.** At every number of bits it takes the fewest bytes of all combinations at 128 bits of security; accuracy depends on the bits alone.
-- **{bits} bits are enough here**: the fewest with which the loss of accuracy against float64 is below 0.05 percentage points with 95 % confidence{", in both modes and with every kind of split" if len(s.splits) > 1 else ""} ({cheapest["sum-key"][0]:.2f} bytes a value for 8 clients with {cheapest["sum-key"][1]}, where float32 has 4). **16 bits, the default**, cost {sixteen[0]:.2f} bytes with {sixteen[1]}{f" and leave {16 - bits} bits of margin for models whose updates are less even than these" if bits < 16 else ""}. More than 16 gained nothing.
+- **{bits} bits are enough here**: the fewest with which the loss of accuracy against float64{" with the same weights" if s.weights else ""} is below 0.05 percentage points with 95 % confidence{", in both modes and with every kind of split" if len(s.splits) > 1 else ""} ({cheapest["sum-key"][0]:.2f} bytes a value for 8 clients with {cheapest["sum-key"][1]}, where float32 has 4). **16 bits, the default**, cost {sixteen[0]:.2f} bytes with {sixteen[1]}{f" and leave {16 - bits} bits of margin for models whose updates are less even than these" if bits < 16 else ""}. More than 16 gained nothing.
 - Stochastic rounding is the default because its errors are without bias and do not add up over rounds. Here rounding to nearest differs from float64 by {percent(s.loss(rounding="nearest", bits=bits, split=first))} points with {bits} bits, and by {percent(s.loss(rounding="nearest", bits=low, split=first))} with {low}; stochastic rounding with {low} by {percent(s.loss(mode="sum-key", rounding="stochastic", encoding="lanes", bits=low, clients=s.middle, split=first))}.
-- `shared-key` costs {cheapest["shared-key"][0] / cheapest["sum-key"][0]:.1f} times the bytes for the same accuracy. Slots cost more again, and give nothing back as long as nothing encrypted is multiplied.
+- `shared-key` costs {cheapest["shared-key"][0] / cheapest["sum-key"][0]:.1f} times the bytes for the same accuracy, and rounds weights above 255 examples besides. Slots cost more again, and give nothing back as long as nothing encrypted is multiplied.
 
 ## What was done
 

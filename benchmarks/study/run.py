@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from problems import LOADERS, SPLITS, Network, Problem, problem
-from systems import SECAGG_BYTES, Ours, Plain, System, ours, peers, weighted
+from systems import SECAGG_BYTES, Ours, Plain, Rounded, System, ours, peers, weighted
 from tqdm import tqdm
 
 import cryptflow
@@ -96,7 +96,7 @@ def points(setting: dict[str, Any], clients: int, split: str) -> list[System]:
     """
     middle, whole = middle_of(setting), split == setting["splits"][0]
     seen: set[tuple[str, str, int]] = set()
-    chosen: list[System] = [Plain()]
+    chosen: list[System] = [Plain(), Rounded()]
     for p in ours(setting["bits"], clients):
         if p.encoding != "lanes" and (clients > middle or not whole):
             continue

@@ -42,6 +42,16 @@ def test_every_kind_of_point_averages(study, rng):
     assert len(seen) == 7
 
 
+def test_weights_of_shared_key_are_what_it_averages_with(study, rng):
+    systems = study("systems")
+    given = [rng.normal(0, 0.1, 50).astype(np.float32) for _ in range(3)]
+    want = systems.Rounded().mean(given, [5, 700, 1000], {"a": 50})
+    got = np.average(given, axis=0, weights=[1, 178, 255])
+    assert np.abs(got - want).max() < 1e-6
+    point = systems.Ours("shared-key", "n4096-q102", "lanes", 24, 3)
+    assert np.abs(point.mean(given, [5, 700, 1000], {"a": 50}) - want).max() < 1e-6
+
+
 def test_a_federation_learns(study):
     problems = study("problems")
     study("systems")
@@ -105,7 +115,8 @@ def test_every_split_is_studied_and_the_first_one_whole(study):
         about = [p.about for p in main.points(main.FULL, 8, split)]
         tried = {(a["mode"], a["bits"]) for a in about if a.get("encoding") == "lanes"}
         assert tried == lanes
-        assert [a["kind"] for a in about].count("peer") == 3
+        kinds = [a["kind"] for a in about]
+        assert kinds.count("peer") == 3 and kinds.count("weights") == 1
 
 
 def test_the_page_is_that_of_the_results(study):
@@ -143,3 +154,21 @@ def test_the_page_compares_the_splits_of_its_results(study):
     assert "2 to 9" in text and "study/splits.png" in text
     # A split that loses with every number of bits leaves no number enough.
     assert page.Study(results).enough() == max(results["setting"]["bits"])
+
+
+def test_rounded_weights_are_not_put_down_to_bits(study):
+    page = study("page")
+    raw = json.loads(page.RESULT.read_text())
+    raw["accuracy"] = [r for r in raw["accuracy"] if r["kind"] != "weights"]
+    raw["setting"]["splits"] = ["sizes"]
+    for r in raw["accuracy"]:
+        r["split"] = "sizes"
+        r["difference"] = [-0.25 * (r.get("mode") == "shared-key")] * 5
+    assert page.Study(raw).enough() == max(raw["setting"]["bits"])
+    raw["accuracy"] += [
+        {"kind": "weights", "system": "rounded", "problem": p, "clients": c,
+         "split": "sizes", "difference": [-0.25] * 5}
+        for p in raw["setting"]["problems"]
+        for c in raw["setting"]["cohorts"]
+    ]  # fmt: skip
+    assert page.Study(raw).enough() == min(raw["setting"]["bits"])
