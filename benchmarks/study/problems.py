@@ -13,6 +13,10 @@ Labels = npt.NDArray[np.int64]
 
 #: Concentration of the Dirichlet distribution by which labels are spread.
 ALPHA = 0.5
+#: Exponent of the power law of uneven sizes.
+POWER = 1.5
+#: Fewest examples of a client.
+FEWEST = 2
 
 
 @dataclass
@@ -20,6 +24,7 @@ class Problem:
     """Training data of each client, and data that nobody trains on."""
 
     name: str
+    split: str
     shards: list[tuple[Array, Labels]]
     held: tuple[Array, Labels]
     hidden: int
@@ -29,8 +34,52 @@ class Problem:
 LOADERS = {"digits": (load_digits, 32), "breast-cancer": (load_breast_cancer, 16)}
 
 
-def problem(name: str, clients: int, seed: int) -> Problem:
-    """Draw a problem: a quarter is held out; labels are spread by Dirichlet.
+def dirichlet(y: Labels, clients: int, rng: np.random.Generator) -> Labels:
+    """Spread each label by shares of a Dirichlet distribution."""
+    owner = np.empty(len(y), np.int64)
+    for label in range(int(y.max()) + 1):
+        mine = np.flatnonzero(y == label)
+        shares = rng.dirichlet(np.full(clients, ALPHA))
+        owner[mine] = rng.choice(clients, len(mine), p=shares)
+    for client in range(clients):
+        while (owner == client).sum() < FEWEST:
+            taken = rng.integers(len(owner))
+            if (owner == owner[taken]).sum() > FEWEST:  # leaves nobody short
+                owner[taken] = client
+    return owner
+
+
+def labels(y: Labels, clients: int, rng: np.random.Generator) -> Labels:
+    """Give each client one of equal runs of the examples in order of label.
+
+    The order of the labels is drawn. Eight clients have two or three of ten
+    labels each; of two labels all clients but one have a single one.
+    """
+    rank = rng.permutation(int(y.max()) + 1)
+    owner = np.empty(len(y), np.int64)
+    runs = np.array_split(np.argsort(rank[y], kind="stable"), clients)
+    for client, run in enumerate(runs):
+        owner[run] = client
+    return owner
+
+
+def sizes(y: Labels, clients: int, rng: np.random.Generator) -> Labels:
+    """Deal examples of any label in numbers that follow a power law."""
+    law = np.arange(1, clients + 1, dtype=np.float64) ** -POWER
+    spare = len(y) - FEWEST * clients
+    ends = FEWEST * np.arange(1, clients + 1) + np.rint(
+        spare * np.cumsum(law) / law.sum()
+    )
+    owner = np.searchsorted(ends, np.arange(len(y)), side="right")
+    return rng.permutation(owner.astype(np.int64))
+
+
+#: Kinds of split; the study takes every combination with the first one.
+SPLITS = {"dirichlet": dirichlet, "labels": labels, "sizes": sizes}
+
+
+def problem(name: str, clients: int, seed: int, split: str = "dirichlet") -> Problem:
+    """Draw a problem: a quarter is held out, the rest split between clients.
 
     Every client has at least two examples.
     """
@@ -41,18 +90,11 @@ def problem(name: str, clients: int, seed: int) -> Problem:
     order = rng.permutation(len(y))
     x, y = x[order], y[order].astype(np.int64)
     cut = len(y) // 4
-    classes = int(y.max()) + 1
-    owner = np.empty(len(y) - cut, np.int64)
-    for label in range(classes):
-        mine = np.flatnonzero(y[cut:] == label)
-        shares = rng.dirichlet(np.full(clients, ALPHA))
-        owner[mine] = rng.choice(clients, len(mine), p=shares)
-    for client in range(clients):
-        while (owner == client).sum() < 2:
-            owner[rng.integers(len(owner))] = client
+    owner = SPLITS[split](y[cut:], clients, rng)
     parts = [np.flatnonzero(owner == c) + cut for c in range(clients)]
     shards = [(x[p], y[p]) for p in parts]
-    return Problem(name, shards, (x[:cut], y[:cut]), hidden, classes)
+    held, classes = (x[:cut], y[:cut]), int(y.max()) + 1
+    return Problem(name, split, shards, held, hidden, classes)
 
 
 class Network:

@@ -1,6 +1,6 @@
 """The parameter study: accuracy against bytes against seconds.
 
-    python benchmarks/study            # about ten minutes on two cores
+    python benchmarks/study            # about ten minutes on two free cores
     python benchmarks/study --quick    # a minute, other results: for tests
 
 Trains real federations with real ciphertexts at every point, beside the same
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from problems import LOADERS, Network, Problem, problem
-from systems import SECAGG_BYTES, Ours, Plain, System, ours, peers, weighted
+from problems import LOADERS, SPLITS, Network, Problem, problem
+from systems import SECAGG_BYTES, Ours, Plain, Rounded, System, ours, peers, weighted
 from tqdm import tqdm
 
 import cryptflow
@@ -38,6 +38,7 @@ FULL: dict[str, Any] = {
     "bits": (4, 6, 8, 12, 16, 24),
     "cohorts": (3, 8, 24),
     "problems": tuple(LOADERS),
+    "splits": tuple(SPLITS),
 }
 QUICK: dict[str, Any] = FULL | {
     "seeds": 2,
@@ -47,7 +48,7 @@ QUICK: dict[str, Any] = FULL | {
 }
 
 
-Job = tuple[str, int, int]
+Job = tuple[str, int, str, int]
 
 
 def federate(p: Problem, system: System, seed: int, rounds: int) -> float:
@@ -64,25 +65,46 @@ def federate(p: Problem, system: System, seed: int, rounds: int) -> float:
     return net.accuracy(values, p.held)
 
 
-def points(setting: dict[str, Any], clients: int) -> list[System]:
+def middle_of(setting: dict[str, Any]) -> int:
+    """Return the cohort in which most is tried."""
+    return int(setting["cohorts"][len(setting["cohorts"]) // 2])
+
+
+def federations(setting: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """Return problem, clients and split of every federation, longest first.
+
+    All cohorts with the first split, the middle one with the others.
+    """
+    middle, first = middle_of(setting), setting["splits"][0]
+    return [
+        (name, clients, split)
+        for clients in sorted(setting["cohorts"], reverse=True)
+        for name in setting["problems"]
+        for split in setting["splits"]
+        if split == first or clients == middle
+    ]
+
+
+def points(setting: dict[str, Any], clients: int, split: str) -> list[System]:
     """Return the systems whose accuracy is measured.
 
     Means do not depend on the preset, which only has to have room: every
     combination of mode, encoding and bits is trained with the first preset
     that does, and 16 bits in the middle cohort with all of them, to show just
-    that; so with rounding to nearest. The largest cohort leaves slots out.
+    that; so with rounding to nearest. The largest cohort leaves slots out, and
+    splits after the first have lanes with stochastic rounding alone.
     """
-    middle = setting["cohorts"][len(setting["cohorts"]) // 2]
+    middle, whole = middle_of(setting), split == setting["splits"][0]
     seen: set[tuple[str, str, int]] = set()
-    chosen: list[System] = [Plain()]
+    chosen: list[System] = [Plain(), Rounded()]
     for p in ours(setting["bits"], clients):
-        if p.encoding != "lanes" and clients > middle:
+        if p.encoding != "lanes" and (clients > middle or not whole):
             continue
         key = (p.mode, p.encoding, p.bits)
-        if key not in seen or (clients == middle and p.bits == 16):
+        if key not in seen or (whole and clients == middle and p.bits == 16):
             seen.add(key)
             chosen.append(p)
-    if clients == middle:
+    if whole and clients == middle:
         chosen += [
             Ours("sum-key", "n4096-q102", "lanes", b, clients, "nearest")
             for b in setting["bits"]
@@ -92,15 +114,16 @@ def points(setting: dict[str, Any], clients: int) -> list[System]:
 
 def train(setting: dict[str, Any], job: Job) -> dict[str, Any]:
     """Train one system's federations, one for each seed."""
-    name, clients, number = job
-    system = points(setting, clients)[number]
+    name, clients, split, number = job
+    system = points(setting, clients, split)[number]
     found = [
-        federate(problem(name, clients, seed), system, seed, setting["rounds"])
+        federate(problem(name, clients, seed, split), system, seed, setting["rounds"])
         for seed in range(setting["seeds"])
     ]
     return {
         "problem": name,
         "clients": clients,
+        "split": split,
         "system": system.name,
         **system.about,
         "accuracy": found,
@@ -110,24 +133,41 @@ def train(setting: dict[str, Any], job: Job) -> dict[str, Any]:
 def accuracies(setting: dict[str, Any]) -> list[dict[str, Any]]:
     """Train every federation; pair each accuracy with that of float64."""
     jobs: list[Job] = [
-        (name, clients, number)
-        for clients in sorted(setting["cohorts"], reverse=True)
-        for name in setting["problems"]
-        for number in range(len(points(setting, clients)))
+        (*f, number)
+        for f in federations(setting)
+        for number in range(len(points(setting, *f[1:])))
     ]
     rows = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn) as pool:
         work = pool.map(partial(train, setting), jobs)
         rows = list(tqdm(work, total=len(jobs), desc="accuracy", unit=" point"))
+    same = ("problem", "clients", "split")
     exact = {
-        (r["problem"], r["clients"]): r["accuracy"]
+        tuple(r[k] for k in same): r["accuracy"]
         for r in rows
         if r["system"] == Plain.name
     }
     for r in rows:
-        pairs = zip(r["accuracy"], exact[r["problem"], r["clients"]], strict=True)
+        pairs = zip(r["accuracy"], exact[tuple(r[k] for k in same)], strict=True)
         r["difference"] = [a - b for a, b in pairs]
+    return rows
+
+
+def spreads(setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return how many examples and classes clients have, over all seeds."""
+    rows = []
+    for name, clients, split in federations(setting):
+        held = [
+            y
+            for seed in range(setting["seeds"])
+            for _, y in problem(name, clients, seed, split).shards
+        ]
+        rows.append({
+            "problem": name, "clients": clients, "split": split,
+            "examples": sorted(len(y) for y in held),
+            "classes": sorted(len(set(y.tolist())) for y in held),
+        })  # fmt: skip
     return rows
 
 
@@ -206,6 +246,7 @@ def main() -> None:
         "setting": setting,
         "cost": cost,
         "size": size,
+        "spread": spreads(setting),
         "accuracy": accuracies(setting),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

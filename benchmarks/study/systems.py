@@ -19,6 +19,8 @@ Shapes = dict[str, int]
 
 #: Largest num_examples: weights are precise to 1/WEIGHT_CAP in sum-key.
 WEIGHT_CAP = 1000
+#: The same in shared-key, where weights multiply ciphertexts and take room.
+SHARED_CAP = 255
 #: Values and clients of what is timed.
 TIMED_VALUES, TIMED_CLIENTS = 262_144, 8
 
@@ -70,6 +72,12 @@ def weighted(updates: Updates, weights: list[int]) -> Float:
     return np.asarray(total, np.float64)
 
 
+def capped(weights: list[int], cap: int) -> list[int]:
+    """Scale weights so that none is above the cap, and round them."""
+    top = max(*weights, cap)
+    return [max(1, round(w * cap / top)) for w in weights]
+
+
 class Plain:
     """No encryption, float32 on the wire."""
 
@@ -89,6 +97,20 @@ class Plain:
             total += u
         scale = 1e6 / TIMED_VALUES
         return Cost(4.0, 0.0, (time.perf_counter() - began) * scale, 0.0)
+
+
+class Rounded(Plain):
+    """Plain, with the weights that shared-key rounds to.
+
+    Tells what of shared-key's difference comes from weights, not from values.
+    """
+
+    name = "float64, weights of shared-key"
+    about: dict[str, Any] = {"kind": "weights", "security_bits": 0}  # noqa: RUF012
+
+    def mean(self, updates: Updates, weights: list[int], shapes: Shapes) -> Float:
+        """Average in float64."""
+        return weighted(updates, capped(weights, SHARED_CAP))
 
 
 @dataclass
@@ -139,9 +161,8 @@ class Ours:
     def mean(self, updates: Updates, weights: list[int], shapes: Shapes) -> Float:
         """Encrypt every update, add, release, decrypt."""
         shared = self.mode == "shared-key"
-        cap = min(255, WEIGHT_CAP) if shared else WEIGHT_CAP
-        top = max(weights)
-        used = [max(1, round(w * cap / max(top, cap))) for w in weights]
+        cap = SHARED_CAP if shared else WEIGHT_CAP
+        used = capped(weights, cap)
         factors = [1.0 if shared else w / cap for w in used]
         limits = ranges_of(updates, factors, shapes)
         tensors = {
@@ -276,7 +297,7 @@ class SecAgg:
         self.rng = np.random.default_rng(seed)
         self.about = {
             "kind": "peer",
-            "security_bits": 128,
+            "security_bits": None,  # masks of generators seeded with 32 bits
             "source": "flwr.server.workflow.SecAggPlusWorkflow, its defaults; "
             "bytes are those of residues modulo 2^32",
         }
@@ -332,7 +353,7 @@ def ours(bits: tuple[int, ...], clients: int) -> Iterator[Ours]:
     for mode, encoding, preset, b in itertools.product(MODES, ENCODINGS, PRESETS, bits):
         point = Ours(mode, preset, encoding, b, clients)
         try:
-            point.round({"w": (100, 1.0)}, 255 if mode == "shared-key" else 1)
+            point.round({"w": (100, 1.0)}, SHARED_CAP if mode == "shared-key" else 1)
         except errors.InputError:
             continue  # no room for so many bits from so many clients
         yield point
