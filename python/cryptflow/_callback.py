@@ -53,9 +53,7 @@ class Rounds:
             )
             self._model, self._inside = model, state is not None
         elif model is not self._model:
-            error = InputError("this FedAvg belongs to another model; make a new one")
-            error.code = "CF_ARGUMENT"
-            raise error
+            raise InputError("this FedAvg belongs to another model; make a new one")
         elif not self._inside:
             self._session.reset()
 

@@ -24,7 +24,7 @@ from zipfile import BadZipFile
 import keras
 import numpy as np
 
-from cryptflow.errors import CorruptError, InputError, LayoutError
+from cryptflow.errors import InputError, LayoutError, from_code
 from cryptflow.session import Averager, Flat, Layout, Session, Tensor, named_metrics
 
 __all__ = ["FedAvg", "ModelWeights"]
@@ -68,7 +68,7 @@ class ModelWeights:
     ) -> None:
         waiting = [x.name for x in model._flatten_layers() if _waits(x)]
         if waiting:
-            raise _layout_error(
+            raise LayoutError(
                 f"layer {waiting[-1]!r} has no weights yet: give the model a "
                 "keras.Input, or call it on one batch"
             )
@@ -164,18 +164,6 @@ def _named(model: keras.Model) -> Iterator[tuple[str, Any]]:
         yield name, variable
 
 
-def _argument_error(text: str) -> InputError:
-    error = InputError(text)
-    error.code = "CF_ARGUMENT"
-    return error
-
-
-def _layout_error(text: str) -> LayoutError:
-    error = LayoutError(text)
-    error.code = "CF_LAYOUT_MISMATCH"
-    return error
-
-
 class FedAvg(keras.callbacks.Callback):
     """Encrypted federated averaging at the end of epochs.
 
@@ -233,7 +221,7 @@ class FedAvg(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if include is not None and not callable(include):
-            raise _argument_error(
+            raise InputError(
                 f"include is a {type(include).__name__}: pass a function of a "
                 "weight's name that says whether it travels"
             )
@@ -245,7 +233,7 @@ class FedAvg(keras.callbacks.Callback):
         if self._backup is not None and (
             self._backup.is_dir() or not self._backup.parent.is_dir()
         ):
-            raise _argument_error(
+            raise InputError(
                 f"backup is {str(self._backup)!r}: pass a file in a folder that exists"
             )
         self._state = None if self._backup is None else _load(self._backup)
@@ -259,7 +247,7 @@ class FedAvg(keras.callbacks.Callback):
     def set_model(self, model: Any) -> None:
         """Refuse what is not a model of the Keras that this class comes from."""
         if not isinstance(model, keras.Model):
-            raise _argument_error(
+            raise InputError(
                 f"a {type(model).__module__}.{type(model).__qualname__} is not a model "
                 f"of Keras {keras.__version__}; TF_USE_LEGACY_KERAS must not be set"
             )
@@ -272,10 +260,10 @@ class FedAvg(keras.callbacks.Callback):
                 self._join()
             return
         if self._joined is not self.model:
-            raise _layout_error("this FedAvg belongs to another model; make a new one")
+            raise LayoutError("this FedAvg belongs to another model; make a new one")
         assert self._weights is not None
         if ModelWeights(self.model, self._include).layout != self._weights.layout:
-            raise _layout_error(
+            raise LayoutError(
                 "other weights of the model are trainable now than when FedAvg "
                 "joined the task; make a task and a FedAvg for them"
             )
@@ -306,7 +294,7 @@ class FedAvg(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Average when the round's epochs are done."""
         if self._session is None:
-            raise _layout_error(
+            raise LayoutError(
                 "there was no batch in the first epoch: pass data to fit, or a "
                 "model that has its weights"
             )
@@ -360,7 +348,7 @@ def _build(model: keras.Model, batches: Any) -> None:
         plain = tf.autograph.experimental.do_not_convert(step)
         tf.function(plain).get_concrete_function(batches.element_spec)
     except Exception as error:
-        raise _layout_error(
+        raise LayoutError(
             "the model has no weights yet, and a training step cannot be traced to "
             "make them: call the model on one batch before fit"
         ) from error
@@ -389,6 +377,6 @@ def _load(path: Path) -> dict[str, Any] | None:
                 "position": rest["position"],
             }
     except (BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
-        failure = CorruptError(f"{path} is not a backup of FedAvg; remove it")
-        failure.code = "CF_STORAGE_CORRUPT"
-        raise failure from error
+        raise from_code(
+            "CF_STORAGE_CORRUPT", f"{path} is not a backup of FedAvg; remove it"
+        ) from error

@@ -59,12 +59,12 @@ class ModuleWeights:
         if not isinstance(model, nn.Module):
             kind = model.__name__ if isinstance(model, type) else type(model).__name__
             what = "class" if isinstance(model, type) else "object"
-            raise _layout_error(
+            raise LayoutError(
                 f"the {what} {kind} is not a torch module: "
                 "pass the model that is trained"
             )
         if include is not None and not callable(include):
-            raise _layout_error(
+            raise LayoutError(
                 f"include is a {type(include).__name__}; it is a function of a name "
                 "that says whether the tensor travels"
             )
@@ -96,7 +96,7 @@ class ModuleWeights:
         at = 0
         tensors = list(self._tensors())
         if [(name, tuple(t.shape)) for name, t in tensors] != self._names:
-            raise _layout_error(
+            raise LayoutError(
                 "the model's tensors changed since FedAvg was made; make a new one"
             )
         for _, tensor in tensors:
@@ -105,9 +105,7 @@ class ModuleWeights:
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         if any(type(m).__name__ in _SHARDED for m in self._model.modules()):
-            raise _layout_error(
-                "the model is sharded; every process needs whole tensors"
-            )
+            raise LayoutError("the model is sharded; every process needs whole tensors")
         trains = {id(p) for p in self._model.parameters() if p.requires_grad}
         held = trains | {id(b) for b in self._model.buffers()}
         seen = set()
@@ -117,24 +115,24 @@ class ModuleWeights:
             if self._include is not None and not self._include(name):
                 continue
             if is_lazy(tensor):
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} has no shape yet: run one batch before FedAvg"
                 )
             if tensor.is_meta:
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} has no values (device meta): load them first"
                 )
             if hasattr(tensor, "placements") or hasattr(tensor, "ds_id"):
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} is sharded; every process needs whole tensors"
                 )
             if id(tensor) not in held:
-                raise _layout_error(
+                raise LayoutError(
                     f"the state dict has a copy of {name!r}, not the tensor that "
                     "is trained; leave it out with include"
                 )
             if tensor.is_complex():
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} is {tensor.dtype}, not real: "
                     "leave it out with include, or keep it as two real ones"
                 )
@@ -173,12 +171,6 @@ def as_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     arrays = {k: torch.from_numpy(state[k]) for k in ("master", "start")}
     return {**state, **arrays}
-
-
-def _layout_error(text: str) -> LayoutError:
-    error = LayoutError(text)
-    error.code = "CF_LAYOUT_MISMATCH"
-    return error
 
 
 class FedAvg(Generic[Report]):

@@ -116,9 +116,7 @@ def _checkpoint(args: Any, state: Any) -> dict[str, Any] | None:
                 path, map_location="cpu", weights_only=True
             )
             return found
-    error = InputError(
+    raise InputError(
         f"there is no {_FILE} in {there[1]}: go on from a checkpoint under "
         "output_dir that was written with this callback"
     )
-    error.code = "CF_ARGUMENT"
-    raise error
