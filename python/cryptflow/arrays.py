@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryptflow.errors import LayoutError
-from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor
+from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor, pieces
 
 __all__ = ["ArrayWeights", "FedAvg"]
 
@@ -71,32 +71,28 @@ class ArrayWeights:
 
     def read(self, out: Flat) -> None:
         """Copy all values to `out`, float32, shape (values,)."""
-        for at, array in self._placed():
-            np.copyto(
-                out[at : at + array.size].reshape(array.shape),
-                array,
-                casting="same_kind",
-            )
+        for part, array in self._placed(out):
+            np.copyto(part, array, casting="same_kind")
 
     def write(self, values: Flat) -> None:
         """Replace all values in place."""
-        for at, array in self._placed():
-            array[...] = values[at : at + array.size].reshape(array.shape)
+        for part, array in self._placed(values):
+            array[...] = part
 
-    def _placed(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        at = 0
+    def _placed(self, flat: Flat) -> Iterator[tuple[Flat, npt.NDArray[Any]]]:
+        """Pair the parts of flat values with the arrays."""
         found = list(self._arrays())
         if len(found) != len(self._layout):
             raise LayoutError(
                 f"there are {len(found)} arrays now, not {len(self._layout)}"
             )
-        for (name, array), known in zip(found, self._layout, strict=True):
+        parts = pieces(self._layout, flat)
+        for part, (name, array), known in zip(parts, found, self._layout, strict=True):
             if array.shape != known.shape:
                 raise LayoutError(
                     f"array {name!r} has shape {array.shape} now, not {known.shape}"
                 )
-            yield at, array
-            at += array.size
+            yield part, array
 
     def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         for name in self._names:

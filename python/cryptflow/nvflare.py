@@ -30,6 +30,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 
+from cryptflow._backup import write_arrays
 from cryptflow.arrays import ArrayWeights
 from cryptflow.client import Client, connect
 from cryptflow.errors import LayoutError, RoundError, from_code
@@ -145,10 +146,7 @@ class _Site:
 
     def save(self, folder: Path) -> None:
         """Write the cohort's model, whole or not at all."""
-        part = folder / f"{MODEL_FILE}.part"
-        with part.open("wb") as file:
-            np.savez(file, **self.arrays)
-        part.replace(folder / MODEL_FILE)
+        write_arrays(folder / MODEL_FILE, self.arrays)
 
 
 class OpenTask(Filter):

@@ -9,7 +9,7 @@ Lightning and others are thin over it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -48,6 +48,14 @@ class Tensor:
 
 
 Layout = Sequence[Tensor]
+
+
+def pieces(layout: Layout, flat: Flat) -> Iterator[Flat]:
+    """Yield the values of each tensor, views of a flat array in its shape."""
+    at = 0
+    for tensor in layout:
+        yield flat[at : at + tensor.count].reshape(tensor.shape)
+        at += tensor.count
 
 
 class Weights(Protocol):
@@ -241,6 +249,11 @@ class Session(Generic[Report]):
             self._start = np.empty(size, np.float32)
             self._replace(first)
         self._note()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs since the first, those before `state` included."""
+        return self._epochs
 
     def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
         """Average when a round's epochs are done; return its report, else None."""

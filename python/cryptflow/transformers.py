@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from cryptflow._callback import Rounds
+from cryptflow._callback import TorchRounds
 from cryptflow._ranks import refuse_strangers
 from cryptflow.errors import InputError
 
@@ -28,7 +28,7 @@ __all__ = ["FedAvg"]
 _FILE = "cryptflow.pt"
 
 
-class FedAvg(Rounds, TrainerCallback):
+class FedAvg(TorchRounds, TrainerCallback):
     """Encrypted federated averaging at the end of epochs.
 
     Parameters

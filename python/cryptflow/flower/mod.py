@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from cryptflow.client import Client, connect
 from cryptflow.errors import LayoutError, from_code
 from cryptflow.flower.optimizers import Optimizer
 from cryptflow.flower.strategy import RECEIPT
-from cryptflow.session import Flat, Layout, Session, Tensor, named_metrics
+from cryptflow.session import Flat, Layout, Session, named_metrics, pieces
 
 __all__ = ["encrypted"]
 
@@ -264,19 +264,13 @@ class _Model:
                     f"the app's arrays {had}",
                 )
 
-    def _placed(self) -> Iterator[tuple[slice, Tensor]]:
-        at = 0
-        for tensor in self.layout:
-            yield slice(at, at + tensor.count), tensor
-            at += tensor.count
-
     def read(self, out: Flat) -> None:
-        for place, tensor in self._placed():
-            out[place] = self._arrays[tensor.name].reshape(-1)
+        for part, tensor in zip(pieces(self.layout, out), self.layout, strict=True):
+            part[...] = self._arrays[tensor.name]
 
     def write(self, values: Flat) -> None:
-        for place, tensor in self._placed():
-            self._arrays[tensor.name][...] = values[place].reshape(tensor.shape)
+        for part, tensor in zip(pieces(self.layout, values), self.layout, strict=True):
+            self._arrays[tensor.name][...] = part
 
     def flat(self) -> Flat:
         out = np.empty(sum(t.count for t in self.layout), np.float32)
