@@ -65,8 +65,7 @@ class ModelWeights:
     def __init__(
         self, model: keras.Model, include: Callable[[str], bool] | None = None
     ) -> None:
-        waiting = [x.name for x in model._flatten_layers() if _waits(x)]
-        if waiting:
+        if waiting := _waiting(model):
             raise LayoutError(
                 f"layer {waiting[-1]!r} has no weights yet: give the model a "
                 "keras.Input, or call it on one batch"
@@ -112,10 +111,11 @@ class ModelWeights:
             layer.finalize_state()
 
 
-def _waits(layer: Any) -> bool:
-    """Whether a layer would yet make weights of its own."""
-    own = type(layer).build not in (keras.layers.Layer.build, keras.Model.build)
-    return own and not layer.built
+def _waiting(model: keras.Model) -> list[str]:
+    """Names of the layers that would yet make weights of their own."""
+    bases = keras.layers.Layer.build, keras.Model.build
+    layers = [x for x in model._flatten_layers() if type(x).build not in bases]
+    return [x.name for x in layers if not x.built]
 
 
 def _frozen(model: keras.Model) -> set[int]:
@@ -230,7 +230,7 @@ class FedAvg(Rounds, keras.callbacks.Callback):
         """Put the cohort's model in place, unless the layers wait for data."""
         if self._session is not None:
             self._refuse_other_weights()
-        elif any(_waits(x) for x in self.model._flatten_layers()):
+        elif _waiting(self.model):
             return  # until the first batch
         self._begin()
 
