@@ -1,77 +1,24 @@
-"""What callbacks of torch trainers share: a session through calls of fit."""
+"""What callbacks of torch trainers share: modules, ranks and checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from cryptflow._ranks import of_rank_zero
-from cryptflow.errors import InputError
-from cryptflow.session import Averager, Session, check_arguments, named_metrics
+from cryptflow._rounds import Rounds
+from cryptflow.session import Averager, Weights
 from cryptflow.torch import ModuleWeights, as_tensors
 
-__all__ = ["Rounds"]
+__all__ = ["TorchRounds"]
 
 
-class Rounds:
-    """The rounds of one model in one task, however often a trainer is called.
+class TorchRounds(Rounds):
+    """The rounds of a module in a job of one or several processes."""
 
-    Parameters and attributes are those of the callbacks that derive from it.
-    """
-
-    def __init__(
-        self,
-        client: Averager[Any],
-        num_examples: int,
-        epochs_per_round: int = 1,
-        include: Callable[[str], bool] | None = None,
-    ) -> None:
-        super().__init__()
-        check_arguments(client, num_examples, epochs_per_round)
-        self.reports: list[Any] = []
-        self._client, self._include = client, include
-        self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
-        self._session: Session[Any] | None = None
-        self._model: nn.Module | None = None
-        self._inside = False
-
-    def _join(self, model: nn.Module, state: Mapping[str, Any] | None = None) -> None:
-        """Put the cohort's model in place, or go on from a checkpoint's state.
-
-        A call that ended inside a round is gone on with; otherwise a further call
-        begins from the cohort's model, whatever the weights are by then.
-        """
-        if self._session is None or state is not None:
-            self._session = Session(
-                ModuleWeights(model, self._include),
-                of_rank_zero(self._client),
-                self._num_examples,
-                epochs_per_round=self._epochs_per_round,
-                state=state,
-            )
-            self._model, self._inside = model, state is not None
-        elif model is not self._model:
-            error = InputError("this FedAvg belongs to another model; make a new one")
-            error.code = "CF_ARGUMENT"
-            raise error
-        elif not self._inside:
-            self._session.reset()
-
-    def _begin_epoch(self) -> None:
-        """Remember that what the model holds from now on is this client's."""
-        self._inside = True
-
-    def _end_epoch(self, values: Mapping[str, Any]) -> Any:
-        """Average when the round's epochs are done; return its report, else None."""
-        assert self._session is not None
-        metrics = named_metrics(self._client, values)
-        report = self._session.on_epoch_end(metrics or None)
-        if report is not None:
-            self._inside = False
-            self.reports.append(report)
-        return report
+    def _parts(self, model: nn.Module) -> tuple[Weights, Averager[Any]]:
+        return ModuleWeights(model, self._include), of_rank_zero(self._client)
 
     def _saved(self) -> dict[str, Any]:
         """Return the session's state as a checkpoint may hold it; empty without."""

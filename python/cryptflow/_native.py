@@ -60,9 +60,9 @@ def threads() -> int:
     if text is None:
         return len(os.sched_getaffinity(0))
     if not text.isdigit() or int(text) == 0:
-        error = InputError(f"CRYPTFLOW_NUM_THREADS is {text!r}; set a positive number")
-        error.code = "CF_CONFIG"
-        raise error
+        raise from_code(
+            "CF_CONFIG", f"CRYPTFLOW_NUM_THREADS is {text!r}; set a positive number"
+        )
     return int(text)
 
 
@@ -75,12 +75,10 @@ class Handle:
 
     def __reduce__(self) -> Any:
         """Refuse a copy: it would drop the object under the original's feet."""
-        error = InputError(
+        raise InputError(
             "clients, keys and rounds of CryptFlow live in this process and cannot be "
             "copied or pickled: keep them out of what is, and connect in each process"
         )
-        error.code = "CF_ARGUMENT"
-        raise error
 
     def close(self) -> None:
         """Drop the object now; a second call does nothing."""

@@ -39,12 +39,10 @@ def refuse_strangers(world_size: int) -> None:
     """
     if world_size < 2 or (dist.is_available() and dist.is_initialized()):
         return
-    error = InputError(
+    raise InputError(
         f"the trainer has {world_size} processes without torch.distributed, and a "
         "client of a federation is one job: use one (devices=1), or DDP"
     )
-    error.code = "CF_ARGUMENT"
-    raise error
 
 
 class _Rank:

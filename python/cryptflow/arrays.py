@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryptflow.errors import LayoutError
-from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor
+from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor, pieces
 
 __all__ = ["ArrayWeights", "FedAvg"]
 
@@ -50,14 +50,14 @@ class ArrayWeights:
     def __init__(self, source: Any, names: Sequence[str] | None = None) -> None:
         if names is None:
             if not isinstance(source, Mapping):
-                raise _layout_error(
+                raise LayoutError(
                     f"which attributes of a {type(source).__name__} travel? pass names"
                 )
             names = list(source)
         if isinstance(names, str):
-            raise _layout_error(f"names is a string: pass a list, [{names!r}]")
+            raise LayoutError(f"names is a string: pass a list, [{names!r}]")
         if getattr(source, "_standard_coef", None) is not None and source.average:
-            raise _layout_error(
+            raise LayoutError(
                 f"a {type(source).__name__} with average={source.average} trains "
                 "arrays of its own and shows their mean: use average=False"
             )
@@ -71,32 +71,28 @@ class ArrayWeights:
 
     def read(self, out: Flat) -> None:
         """Copy all values to `out`, float32, shape (values,)."""
-        for at, array in self._placed():
-            np.copyto(
-                out[at : at + array.size].reshape(array.shape),
-                array,
-                casting="same_kind",
-            )
+        for part, array in self._placed(out):
+            np.copyto(part, array, casting="same_kind")
 
     def write(self, values: Flat) -> None:
         """Replace all values in place."""
-        for at, array in self._placed():
-            array[...] = values[at : at + array.size].reshape(array.shape)
+        for part, array in self._placed(values):
+            array[...] = part
 
-    def _placed(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        at = 0
+    def _placed(self, flat: Flat) -> Iterator[tuple[Flat, npt.NDArray[Any]]]:
+        """Pair the parts of flat values with the arrays."""
         found = list(self._arrays())
         if len(found) != len(self._layout):
-            raise _layout_error(
+            raise LayoutError(
                 f"there are {len(found)} arrays now, not {len(self._layout)}"
             )
-        for (name, array), known in zip(found, self._layout, strict=True):
+        parts = pieces(self._layout, flat)
+        for part, (name, array), known in zip(parts, found, self._layout, strict=True):
             if array.shape != known.shape:
-                raise _layout_error(
+                raise LayoutError(
                     f"array {name!r} has shape {array.shape} now, not {known.shape}"
                 )
-            yield at, array
-            at += array.size
+            yield part, array
 
     def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         for name in self._names:
@@ -107,7 +103,7 @@ class ArrayWeights:
                     else getattr(self._source, name)
                 )
             except (KeyError, AttributeError):
-                raise _layout_error(
+                raise LayoutError(
                     f"there is no array {name!r} yet: fit once before FedAvg"
                 ) from None
             several = isinstance(found, list | tuple)
@@ -115,19 +111,13 @@ class ArrayWeights:
                 full = f"{name}/{i}" if several else name
                 if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
                     kind = getattr(array, "dtype", type(array).__name__)
-                    raise _layout_error(
+                    raise LayoutError(
                         f"{full!r} is {kind}, not a floating-point array: make it "
                         "one with numpy.asarray(values, float)"
                     )
                 if not array.flags.writeable:
-                    raise _layout_error(f"{full!r} is read-only: pass a copy")
+                    raise LayoutError(f"{full!r} is read-only: pass a copy")
                 yield full, array
-
-
-def _layout_error(text: str) -> LayoutError:
-    error = LayoutError(text)
-    error.code = "CF_LAYOUT_MISMATCH"
-    return error
 
 
 class FedAvg(Generic[Report]):

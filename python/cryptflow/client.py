@@ -28,6 +28,7 @@ from cryptflow.errors import (
     LayoutError,
     RoundError,
     UnavailableError,
+    from_code,
 )
 from cryptflow.privacy import Privacy, epsilon, require
 from cryptflow.session import Layout, Tensor, Weights
@@ -495,9 +496,7 @@ class Client:
         """
         contribution = contribution or self._waiting
         if contribution is None:
-            error = RoundError("nothing was contributed")
-            error.code = "CF_STATE"
-            raise error
+            raise from_code("CF_STATE", "nothing was contributed")
         with self._bars() as observe:
             operation = Operation(
                 "collect",
@@ -563,23 +562,17 @@ class Client:
 def _scalars(metrics: Mapping[str, float] | None) -> dict[str, float]:
     out: dict[str, float] = {}
     if metrics is not None and not isinstance(metrics, Mapping):
-        error = InputError(
+        raise InputError(
             f"metrics is a {type(metrics).__name__}; it is a mapping of names to "
             'numbers, such as {"loss": 0.5}'
         )
-        error.code = "CF_ARGUMENT"
-        raise error
     for name, value in (metrics or {}).items():
         try:
             out[name] = float(value)
         except (TypeError, ValueError, RuntimeError):  # the last is torch's
-            error = InputError(f"metric {name!r} is {value!r}, not a number")
-            error.code = "CF_ARGUMENT"
-            raise error from None
+            raise InputError(f"metric {name!r} is {value!r}, not a number") from None
         if not np.isfinite(out[name]):
-            error = InputError(f"metric {name!r} is NaN or an infinity")
-            error.code = "CF_NOT_FINITE"
-            raise error
+            raise from_code("CF_NOT_FINITE", f"metric {name!r} is NaN or an infinity")
     return out
 
 
@@ -651,13 +644,11 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
         layout = [Tensor(name, tuple(a.shape)) for name, a in arrays.items()]
         parts = [a.reshape(-1) for a in arrays.values()] or [np.empty(0, np.float32)]
         return layout, np.concatenate(parts)
-    error = LayoutError(
+    raise LayoutError(
         f"a {type(model).__name__} is not a model: pass a torch module, a Keras model, "
         "a mapping of names to arrays, Weights such as "
         "cryptflow.arrays.ArrayWeights(model, names), or (layout, values)"
     )
-    error.code = "CF_LAYOUT_MISMATCH"
-    raise error
 
 
 def _range(name: str, value_range: float | Mapping[str, float]) -> float:
@@ -770,32 +761,20 @@ def create_task(
     ):
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if number is not None and not (whole and 0 < number < 1 << 32):
-            error = InputError(f"{what} is {number!r}; it is a positive integer")
-            error.code = "CF_ARGUMENT"
-            raise error
+            raise InputError(f"{what} is {number!r}; it is a positive integer")
     for what, several in (("metrics", metrics), ("clients", clients)):
         if isinstance(several, str):
-            error = InputError(f"{what} is a string: pass a list, [{several!r}]")
-            error.code = "CF_ARGUMENT"
-            raise error
+            raise InputError(f"{what} is a string: pass a list, [{several!r}]")
     if values.size == 0:
-        error = LayoutError(
-            "the model has no values that travel: is every layer frozen?"
-        )
-        error.code = "CF_LAYOUT_MISMATCH"
-        raise error
+        raise LayoutError("the model has no values that travel: is every layer frozen?")
     members = [c.partition("@") for c in clients]
     if ranges is None:
         fixed_ranges = value_range is not None or privacy is not None
         ranges = "fixed" if fixed_ranges else "negotiated"
     if privacy is not None and value_range is not None:
-        error = InputError("with privacy ranges follow from the clip norm")
-        error.code = "CF_ARGUMENT"
-        raise error
+        raise InputError("with privacy ranges follow from the clip norm")
     if ranges != "fixed" and value_range is not None:
-        error = InputError(f"{ranges} ranges are agreed on; leave value_range out")
-        error.code = "CF_ARGUMENT"
-        raise error
+        raise InputError(f"{ranges} ranges are agreed on; leave value_range out")
     fixed = 1.0 if value_range is None else value_range
     if metrics is None and privacy is None:
         metrics = ("loss",)

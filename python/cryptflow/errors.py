@@ -49,11 +49,18 @@ class InternalError(CryptFlowError):
 
 
 class InputError(CryptFlowError, ValueError):
-    """An argument is wrong: type, shape, value or configuration."""
+    """An argument is wrong: type, shape, value or configuration.
+
+    Its code is CF_ARGUMENT where `from_code` gives no other.
+    """
+
+    code = "CF_ARGUMENT"
 
 
 class LayoutError(InputError):
     """Names, shapes or counts of tensors differ from the task's."""
+
+    code = "CF_LAYOUT_MISMATCH"
 
 
 class AccessError(CryptFlowError, PermissionError):
@@ -158,5 +165,5 @@ CODES: dict[str, type[CryptFlowError]] = {
 
 
 def from_code(code: str, text: str) -> CryptFlowError:
-    """Return the exception for a code of the native library."""
+    """Return an exception of the code's class."""
     return _rebuild(CODES.get(code, InternalError), text, code)

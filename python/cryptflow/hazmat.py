@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from cryptflow._native import Handle, call, exchange, receive, send, threads
-from cryptflow.errors import InputError
+from cryptflow.errors import InputError, LayoutError, from_code
 
 __all__ = ["Key", "Release", "Round"]
 
@@ -46,7 +46,7 @@ class Key:
         return "Key(redacted)"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise _argument("a key stays in the process that made it")
+        raise InputError("a key stays in the process that made it")
 
 
 class Release:
@@ -59,7 +59,7 @@ class Release:
         return "Release(redacted)"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise _argument("a release stays in the process that made it")
+        raise InputError("a release stays in the process that made it")
 
 
 class Round:
@@ -124,12 +124,12 @@ class Round:
         digest: str | None = None,
     ) -> None:
         if (values is None) == (tensors is None):
-            raise _argument("give either values or tensors")
+            raise InputError("give either values or tensors")
         if tensors is None:
             tensors = {"values": (_integer("values", values), value_range)}
         for name, number in (("clients", clients), ("weight_cap", weight_cap)):
             if _integer(name, number) < 1:
-                raise _argument(f"{name} is {number}, must be positive")
+                raise InputError(f"{name} is {number}, must be positive")
         request = {
             "mode": mode,
             "preset": preset,
@@ -248,7 +248,7 @@ class Round:
         weights = self._weights(len(contributions), weights)
         arrays = [_frames(c, self.info["frames"]) for c in contributions]
         if not arrays:
-            raise _argument("there is nothing to aggregate")
+            raise InputError("there is nothing to aggregate")
         parts, total = [], self.info["frames"]
         # Adding is some ten times as fast as encrypting.
         added = len(arrays) * self.info["chunk_values"]
@@ -366,35 +366,29 @@ class Round:
         if weights is None:
             return [1] * count
         if len(weights) != count:
-            raise _argument(f"{len(weights)} weights for {count} contributions")
+            raise InputError(f"{len(weights)} weights for {count} contributions")
         out = [_integer("weight", w) for w in weights]
         limit = self.info["public_weight_cap"]
         for w in out:
             if not 1 <= w <= limit:
-                raise _argument(f"public weight {w} outside 1 to {limit}", "CF_WEIGHT")
+                raise from_code("CF_WEIGHT", f"public weight {w} outside 1 to {limit}")
         return out
-
-
-def _argument(text: str, code: str = "CF_ARGUMENT") -> InputError:
-    error = InputError(text)
-    error.code = code
-    return error
 
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise _argument(f"{name} must be an integer, not {type(value).__name__}")
+        raise InputError(f"{name} must be an integer, not {type(value).__name__}")
     if not -(1 << 63) <= int(value) < 1 << 63:
-        raise _argument(f"{name} is out of range")
+        raise InputError(f"{name} is out of range")
     return int(value)
 
 
 def _float32(update: Any, count: int) -> pa.FloatArray:
     if isinstance(update, np.ndarray):
         if update.ndim != 1:
-            raise _argument(f"the update has shape {update.shape}; flatten it")
+            raise InputError(f"the update has shape {update.shape}; flatten it")
         if update.dtype != np.float32:
-            raise _argument(f"the update is {update.dtype}, must be float32")
+            raise InputError(f"the update is {update.dtype}, must be float32")
         update = np.ascontiguousarray(update)
         if update.ctypes.data % 8:
             update = update.copy()
@@ -402,34 +396,31 @@ def _float32(update: Any, count: int) -> pa.FloatArray:
     elif hasattr(update, "__arrow_c_array__"):
         array = pa.array(update)
     else:
-        raise _argument(
+        raise InputError(
             f"the update is a {type(update).__name__}; "
             "pass a float32 numpy or Arrow array"
         )
     if array.type != pa.float32():
-        raise _argument(f"the update is {array.type}, must be float32")
+        raise InputError(f"the update is {array.type}, must be float32")
     if array.null_count:
-        raise _argument("the update has nulls", "CF_ARROW")
+        raise from_code("CF_ARROW", "the update has nulls")
     if len(array) == 0:
-        raise _argument("the update is empty")
+        raise InputError("the update is empty")
     if len(array) != count:
-        raise _argument(
-            f"the update has {len(array)} values, the round {count}",
-            "CF_LAYOUT_MISMATCH",
-        )
+        raise LayoutError(f"the update has {len(array)} values, the round {count}")
     return array
 
 
 def _frames(frames: Any, count: int) -> pa.LargeBinaryArray:
     if not hasattr(frames, "__arrow_c_array__"):
-        raise _argument(f"frames are large_binary, not {type(frames).__name__}")
+        raise InputError(f"frames are large_binary, not {type(frames).__name__}")
     array = pa.array(frames)
     if array.type != pa.large_binary():
-        raise _argument(f"frames are large_binary, not {array.type}")
+        raise InputError(f"frames are large_binary, not {array.type}")
     if array.null_count:
-        raise _argument("frames have nulls", "CF_ARROW")
+        raise from_code("CF_ARROW", "frames have nulls")
     if len(array) != count:
-        raise _argument(f"{len(array)} frames; the round has {count}")
+        raise InputError(f"{len(array)} frames; the round has {count}")
     return array
 
 

@@ -12,20 +12,19 @@ after this one see the cohort's weights and, in ``logs``, its numbers.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import keras
 import numpy as np
 
-from cryptflow.errors import CorruptError, InputError, LayoutError
-from cryptflow.session import Averager, Flat, Layout, Session, Tensor, named_metrics
+from cryptflow._backup import Backup
+from cryptflow._rounds import Rounds
+from cryptflow.errors import InputError, LayoutError
+from cryptflow.session import Averager, Flat, Layout, Tensor, Weights, pieces
 
 __all__ = ["FedAvg", "ModelWeights"]
 
@@ -66,26 +65,23 @@ class ModelWeights:
     def __init__(
         self, model: keras.Model, include: Callable[[str], bool] | None = None
     ) -> None:
-        waiting = [x.name for x in model._flatten_layers() if _waits(x)]
-        if waiting:
-            raise _layout_error(
+        if waiting := _waiting(model):
+            raise LayoutError(
                 f"layer {waiting[-1]!r} has no weights yet: give the model a "
                 "keras.Input, or call it on one batch"
             )
-        self._placed: list[tuple[int, Any]] = []
+        self._variables: list[Any] = []
         self._layout: list[Tensor] = []
-        at, stays = 0, _frozen(model)
-        for name, variable in _named(model):
+        names, stays = _canonical_names(model), _frozen(model)
+        for variable in {id(v): v for v in model.weights}.values():
+            name, shape = names[id(variable)], tuple(int(n) for n in variable.shape)
             number = keras.backend.is_float_dtype(variable.dtype)
-            if id(variable) in stays or not number or 0 in variable.shape:
+            if id(variable) in stays or not number or 0 in shape:
                 continue
-            if include is not None and not include(name):
-                continue
-            tensor = Tensor(name, tuple(int(n) for n in variable.shape))
-            self._placed.append((at, variable))
-            self._layout.append(tensor)
-            at += tensor.count
-        mine = {id(v) for _, v in self._placed}
+            if include is None or include(name):
+                self._variables.append(variable)
+                self._layout.append(Tensor(name, shape))
+        mine = {id(v) for v in self._variables}
         # Such layers compute with constants made of their weights.
         self._derived = [
             x
@@ -101,25 +97,25 @@ class ModelWeights:
 
     def read(self, out: Flat) -> None:
         """Copy all values to `out`, float32, shape (values,)."""
-        for (at, variable), tensor in zip(self._placed, self._layout, strict=True):
-            part = out[at : at + tensor.count].reshape(tensor.shape)
+        places = pieces(self._layout, out)
+        for place, variable in zip(places, self._variables, strict=True):
             value = keras.ops.cast(variable, "float32")
-            np.copyto(part, keras.ops.convert_to_numpy(value))
+            np.copyto(place, keras.ops.convert_to_numpy(value))
 
     def write(self, values: Flat) -> None:
         """Replace all values; the optimizer's state is not touched."""
-        for (at, variable), tensor in zip(self._placed, self._layout, strict=True):
-            # A copy: backends may keep the array that they are given.
-            part = values[at : at + tensor.count].reshape(tensor.shape).copy()
-            variable.assign(part)
+        parts = pieces(self._layout, values)
+        for part, variable in zip(parts, self._variables, strict=True):
+            variable.assign(part.copy())  # backends may keep what they are given
         for layer in self._derived:
             layer.finalize_state()
 
 
-def _waits(layer: Any) -> bool:
-    """Whether a layer would yet make weights of its own."""
-    own = type(layer).build not in (keras.layers.Layer.build, keras.Model.build)
-    return own and not layer.built
+def _waiting(model: keras.Model) -> list[str]:
+    """Names of the layers that would yet make weights of their own."""
+    bases = keras.layers.Layer.build, keras.Model.build
+    layers = [x for x in model._flatten_layers() if type(x).build not in bases]
+    return [x.name for x in layers if not x.built]
 
 
 def _frozen(model: keras.Model) -> set[int]:
@@ -133,50 +129,35 @@ def _frozen(model: keras.Model) -> set[int]:
     return out
 
 
-def _named(model: keras.Model) -> Iterator[tuple[str, Any]]:
-    """Weights with their canonical names, each once, in the model's order."""
-    places: dict[int, list[tuple[int, str]]] = {}
+def _canonical_names(model: keras.Model) -> dict[int, str]:
+    """Names of all weights by identity; layers are walked as `model.weights` does."""
+    names: dict[int, str] = {}
+    used: Counter[tuple[str, str]] = Counter()
 
-    def walk(layer: Any, above: list[tuple[int, str]]) -> None:
+    def counted(above: str, name: str) -> str:
+        stem, _, number = name.rpartition("_")
+        base = stem if stem and number.isdigit() else name
+        used[above, base] += 1
+        again = used[above, base] - 1
+        return f"{above}{base}_{again}" if again else above + base
+
+    def walk(layer: Any, above: str) -> None:
         for v in [*layer._trainable_variables, *layer._non_trainable_variables]:
-            places.setdefault(id(v), [*above, (id(v), v.name)])
+            if id(v) not in names:
+                names[id(v)] = counted(above, v.name)
         for part in layer._layers:
-            walk(part, [*above, (id(part), part.name)])
+            # What has no weights, or had them elsewhere, is not counted.
+            if any(id(v) not in names for v in part.weights):
+                walk(part, counted(above, part.name) + "/")
 
-    walk(model, [])
-    known: dict[tuple[str, int], str] = {}
-    used: dict[tuple[str, str], int] = {}
-    seen = set()
-    for variable in model.weights:
-        if id(variable) in seen:
-            continue
-        seen.add(id(variable))
-        name = ""
-        for mark, part in places.get(id(variable), [(id(variable), variable.name)]):
-            key = (name, mark)
-            if key not in known:
-                stem, _, number = part.rpartition("_")
-                base = stem if stem and number.isdigit() else part
-                count = used.get((name, base), 0)
-                used[name, base] = count + 1
-                known[key] = f"{base}_{count}" if count else base
-            name += ("/" if name else "") + known[key]
-        yield name, variable
+    walk(model, "")
+    for v in model.weights:  # a class may say that it has others
+        if id(v) not in names:
+            names[id(v)] = counted("", v.name)
+    return names
 
 
-def _argument_error(text: str) -> InputError:
-    error = InputError(text)
-    error.code = "CF_ARGUMENT"
-    return error
-
-
-def _layout_error(text: str) -> LayoutError:
-    error = LayoutError(text)
-    error.code = "CF_LAYOUT_MISMATCH"
-    return error
-
-
-class FedAvg(keras.callbacks.Callback):
+class FedAvg(Rounds, keras.callbacks.Callback):
     """Encrypted federated averaging at the end of epochs.
 
     Parameters
@@ -220,7 +201,7 @@ class FedAvg(keras.callbacks.Callback):
     cryptflow.errors.CorruptError
         The backup cannot be read.
     cryptflow.errors.InputError
-        `include` is not a function, or the backup's folder does not exist.
+        An argument is wrong, or the backup's folder does not exist.
     """
 
     def __init__(
@@ -231,35 +212,15 @@ class FedAvg(keras.callbacks.Callback):
         include: Callable[[str], bool] | None = None,
         backup: str | PathLike[str] | None = None,
     ) -> None:
-        super().__init__()
-        if include is not None and not callable(include):
-            raise _argument_error(
-                f"include is a {type(include).__name__}: pass a function of a "
-                "weight's name that says whether it travels"
-            )
-        self.reports: list[Any] = []
-        self.initial_epoch = 0
-        self._client, self._include = client, include
-        self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
-        self._backup = None if backup is None else Path(backup)
-        if self._backup is not None and (
-            self._backup.is_dir() or not self._backup.parent.is_dir()
-        ):
-            raise _argument_error(
-                f"backup is {str(self._backup)!r}: pass a file in a folder that exists"
-            )
-        self._state = None if self._backup is None else _load(self._backup)
-        if self._state is not None:
-            self.initial_epoch = self._state["epochs"]
-        self._session: Session[Any] | None = None
-        self._joined: Any = None
-        self._weights: ModelWeights | None = None
-        self._inside = False  # of a round: local weights that nobody else has
+        super().__init__(client, num_examples, epochs_per_round, include)
+        self._backup = None if backup is None else Backup(backup)
+        self._state = None if self._backup is None else self._backup.load()
+        self.initial_epoch = 0 if self._state is None else int(self._state["epochs"])
 
     def set_model(self, model: Any) -> None:
         """Refuse what is not a model of the Keras that this class comes from."""
         if not isinstance(model, keras.Model):
-            raise _argument_error(
+            raise InputError(
                 f"a {type(model).__module__}.{type(model).__qualname__} is not a model "
                 f"of Keras {keras.__version__}; TF_USE_LEGACY_KERAS must not be set"
             )
@@ -267,20 +228,11 @@ class FedAvg(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Put the cohort's model in place, unless the layers wait for data."""
-        if self._session is None:
-            if not any(_waits(x) for x in self.model._flatten_layers()):
-                self._join()
-            return
-        if self._joined is not self.model:
-            raise _layout_error("this FedAvg belongs to another model; make a new one")
-        assert self._weights is not None
-        if ModelWeights(self.model, self._include).layout != self._weights.layout:
-            raise _layout_error(
-                "other weights of the model are trainable now than when FedAvg "
-                "joined the task; make a task and a FedAvg for them"
-            )
-        if not self._inside:
-            self._weights.write(self._session.state_dict()["master"])
+        if self._session is not None:
+            self._refuse_other_weights()
+        elif _waiting(self.model):
+            return  # until the first batch
+        self._begin()
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -294,31 +246,30 @@ class FedAvg(keras.callbacks.Callback):
         def first(batches: Any) -> Any:
             model.train_function = step
             _build(model, batches)
-            self._join()
+            self._begin()
+            self._begin_epoch()  # it had begun when there were no weights yet
             return step(batches)
 
         model.train_function = first
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Remember that what the model holds from now on is this client's."""
-        self._inside = True
+        self._begin_epoch()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Average when the round's epochs are done."""
         if self._session is None:
-            raise _layout_error(
+            raise LayoutError(
                 "there was no batch in the first epoch: pass data to fit, or a "
                 "model that has its weights"
             )
         said = {} if logs is None else logs
-        report = self._session.on_epoch_end(named_metrics(self._client, said) or None)
+        report = self._end_epoch(said)
         if report is None:
             return
-        self._inside = False
-        self.initial_epoch += self._epochs_per_round
-        self.reports.append(report)
+        self.initial_epoch = self._session.epochs
         if self._backup is not None:
-            _save(self._backup, self._session.state_dict(), self.initial_epoch)
+            self._backup.save(self._session.state_dict())
         if hasattr(report, "scalars"):
             said.update(report.scalars())
 
@@ -330,19 +281,25 @@ class FedAvg(keras.callbacks.Callback):
                 "were not averaged; epochs should be a multiple of epochs_per_round"
             )
 
-    def _join(self) -> None:
-        weights = ModelWeights(self.model, self._include)
-        session: Session[Any] = Session(
-            weights,
-            self._client,
-            self._num_examples,
-            epochs_per_round=self._epochs_per_round,
-            state=self._state,
-        )
+    def _parts(self, model: keras.Model) -> tuple[Weights, Averager[Any]]:
+        return ModelWeights(model, self._include), self._client
+
+    def _begin(self) -> None:
+        self._join(self.model, self._state)
         if self._state is not None:
-            weights.write(self._state["master"])
+            # A backup is of a round's end, and has not the model's own values.
+            self._reset()
             self._state = None
-        self._session, self._weights, self._joined = session, weights, self.model
+
+    def _refuse_other_weights(self) -> None:
+        if self._joined is not self.model:
+            raise LayoutError("this FedAvg belongs to another model; make a new one")
+        assert self._weights is not None
+        if ModelWeights(self.model, self._include).layout != self._weights.layout:
+            raise LayoutError(
+                "other weights of the model are trainable now than when FedAvg "
+                "joined the task; make a task and a FedAvg for them"
+            )
 
 
 def _build(model: keras.Model, batches: Any) -> None:
@@ -360,35 +317,7 @@ def _build(model: keras.Model, batches: Any) -> None:
         plain = tf.autograph.experimental.do_not_convert(step)
         tf.function(plain).get_concrete_function(batches.element_spec)
     except Exception as error:
-        raise _layout_error(
+        raise LayoutError(
             "the model has no weights yet, and a training step cannot be traced to "
             "make them: call the model on one batch before fit"
         ) from error
-
-
-def _save(path: Path, state: dict[str, Any], epochs: int) -> None:
-    rest = json.dumps({"epochs": epochs, "position": state["position"]})
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        np.savez(file, master=state["master"], start=state["start"], rest=rest)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def _load(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as file:
-            rest = json.loads(str(file["rest"]))
-            return {
-                "master": file["master"],
-                "start": file["start"],
-                "epochs": int(rest["epochs"]),
-                "position": rest["position"],
-            }
-    except (BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
-        failure = CorruptError(f"{path} is not a backup of FedAvg; remove it")
-        failure.code = "CF_STORAGE_CORRUPT"
-        raise failure from error

@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from cryptflow._callback import Rounds
+from cryptflow._callback import TorchRounds
 from cryptflow._ranks import refuse_strangers
 
 __all__ = ["FedAvg"]
@@ -39,7 +39,7 @@ else:
     _Callback = type("_Callback", _bases(), {})
 
 
-class FedAvg(Rounds, _Callback):
+class FedAvg(TorchRounds, _Callback):
     """Encrypted federated averaging at the end of training epochs.
 
     Parameters

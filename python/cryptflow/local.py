@@ -47,9 +47,7 @@ class LocalCluster:
         log: str = "info",
     ) -> None:
         if clients < 2:
-            error = InputError(f"{clients} clients; a cohort has at least 2")
-            error.code = "CF_ARGUMENT"
-            raise error
+            raise InputError(f"{clients} clients; a cohort has at least 2")
         self.size = clients
         self.floor = min_cohort or min(3, clients)
         self._log = log
@@ -156,12 +154,10 @@ class LocalCluster:
             The cluster has no such client.
         """
         if not 0 <= number < self.size:
-            error = InputError(
+            raise InputError(
                 f"there is no client {number}: this cluster has {self.size}, "
                 "counted from 0; start it with more, LocalCluster(clients=…)"
             )
-            error.code = "CF_ARGUMENT"
-            raise error
         return connect(self.profiles[number], task=task, **options)
 
     def tasks(self) -> list[dict[str, Any]]:

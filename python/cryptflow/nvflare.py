@@ -30,9 +30,10 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 
+from cryptflow._backup import write_arrays
 from cryptflow.arrays import ArrayWeights
 from cryptflow.client import Client, connect
-from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.errors import LayoutError, RoundError, from_code
 from cryptflow.session import Session, named_metrics
 
 __all__ = [
@@ -121,9 +122,7 @@ class _Site:
         for tensor in self.client.layout:
             array = _array(tensor.name, found.get(tensor.name))
             if array.shape != tensor.shape:
-                raise _error(
-                    LayoutError,
-                    "CF_LAYOUT_MISMATCH",
+                raise LayoutError(
                     f"array {tensor.name!r}: the task has shape {tensor.shape}, "
                     f"the result {array.shape}",
                 )
@@ -131,8 +130,7 @@ class _Site:
             held[...] = held + array if difference else array
         steps = meta.get(MetaKey.NUM_STEPS_CURRENT_ROUND)
         if steps is None:
-            raise _error(
-                InputError,
+            raise from_code(
                 "CF_WEIGHT",
                 "the result has no NUM_STEPS_CURRENT_ROUND: this client's weight",
             )
@@ -148,10 +146,7 @@ class _Site:
 
     def save(self, folder: Path) -> None:
         """Write the cohort's model, whole or not at all."""
-        part = folder / f"{MODEL_FILE}.part"
-        with part.open("wb") as file:
-            np.savez(file, **self.arrays)
-        part.replace(folder / MODEL_FILE)
+        write_arrays(folder / MODEL_FILE, self.arrays)
 
 
 class OpenTask(Filter):
@@ -198,8 +193,7 @@ class OpenTask(Filter):
     def _connect(self, fl_ctx: FLContext) -> Client:
         found = self.profile or os.environ.get("CRYPTFLOW_PROFILE")
         if found is None:
-            raise _error(
-                InputError,
+            raise from_code(
                 "CF_CONFIG",
                 "no profile: pass one to encrypted(...) or set CRYPTFLOW_PROFILE",
             )
@@ -243,8 +237,7 @@ class EncryptResult(Filter):
         site = fl_ctx.get_prop(_SITE)
         dxo = from_shareable(shareable)
         if name != self.train_task or dxo.data_kind not in _WEIGHTS or site is None:
-            raise _error(
-                RoundError,
+            raise from_code(
                 "CF_PLAINTEXT",
                 f"a result of task {name!r} with {dxo.data_kind} would leave in the "
                 f"clear; only weights of {self.train_task!r} are averaged",
@@ -332,15 +325,14 @@ class ReceiptAggregator(ModelAggregator):
         """
         found, names = self._found, {r["client"] for r in self._found}
         if self._refused:
-            raise _error(RoundError, "CF_PLAINTEXT", self._refused)
+            raise from_code("CF_PLAINTEXT", self._refused)
         opened = {(r["task"], r["round"], r["result"], r["cohort"]) for r in found}
         if (
             len(opened) != 1
             or len(names) != len(found)
             or len(found) != found[0]["cohort"]
         ):
-            raise _error(
-                RoundError,
+            raise from_code(
                 "CF_PLAINTEXT",
                 f"{len(found)} receipts of {len(names)} clients for {len(opened)} "
                 "results: do all sites run the same job and task?",
@@ -374,8 +366,7 @@ def _receipt(params: Any) -> dict[str, Any]:
         or receipt.keys() != _FIELDS.keys()
         or any(type(receipt[k]) is not kind for k, kind in _FIELDS.items())
     ):
-        raise _error(
-            RoundError,
+        raise from_code(
             "CF_PLAINTEXT",
             "a site sent something else than a receipt; its job needs the filter "
             "EncryptResult as the last of the result filters",
@@ -390,15 +381,7 @@ def _array(name: str, value: Any) -> Any:
     if isinstance(value, np.generic):
         value = np.asarray(value)
     if not isinstance(value, np.ndarray):
-        raise _error(
-            LayoutError,
-            "CF_LAYOUT_MISMATCH",
+        raise LayoutError(
             f"{name!r} is {type(value).__name__}, not an array",
         )
     return value
-
-
-def _error(kind: Any, code: str, text: str) -> Any:
-    error = kind(text)
-    error.code = code
-    return error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from cryptflow.errors import InputError
+from cryptflow.errors import InputError, from_code
 
 __all__ = ["Privacy", "epsilon", "noise_multiplier"]
 
@@ -62,10 +62,10 @@ class Privacy:
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 < value < math.inf:
-                raise _refused(f"{name} is {value!r}; it is a positive finite number")
+                raise InputError(f"{name} is {value!r}; it is a positive finite number")
         count = self.colluding
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise _refused(f"colluding is {count!r}; it is a number of clients")
+            raise InputError(f"colluding is {count!r}; it is a number of clients")
         return {
             "clip_norm": float(self.clip_norm),
             "noise_multiplier": float(self.noise_multiplier),
@@ -74,21 +74,14 @@ class Privacy:
         }
 
 
-def _refused(text: str) -> InputError:
-    error = InputError(text)
-    error.code = "CF_ARGUMENT"
-    return error
-
-
 def require() -> None:
     """Refuse, early and without importing it, where dp-accounting is missing."""
     if find_spec("dp_accounting") is None:
-        error = InputError(
+        raise from_code(
+            "CF_CONFIG",
             "this task is private and epsilon is computed by dp-accounting: "
-            "pip install dp-accounting"
+            "pip install dp-accounting",
         )
-        error.code = "CF_CONFIG"
-        raise error
 
 
 def epsilon(
@@ -127,7 +120,7 @@ def epsilon(
     Steinke 2020), and sums of them are within 2⁻¹⁵⁰ of one (go/privacy).
     """
     if rounds < 0 or not delta > _SLACK or not delta < 1:
-        raise _refused(f"epsilon of {rounds} rounds at delta {delta} is not defined")
+        raise InputError(f"epsilon of {rounds} rounds at delta {delta} is not defined")
     if not noise_multiplier > 0 or honest <= 0:
         return math.inf if rounds else 0.0
     if rounds == 0:
@@ -162,7 +155,7 @@ def noise_multiplier(epsilon: float, delta: float, rounds: int) -> float:
     spent = _spent
     low, high = 0.01, 1000.0
     if not 0 < epsilon < math.inf or rounds < 1 or spent(high, delta, rounds) > epsilon:
-        raise _refused(
+        raise InputError(
             f"no noise keeps epsilon {epsilon} over {rounds} rounds at delta {delta}"
         )
     while high - low > 1e-4:

@@ -9,14 +9,14 @@ Lightning and others are thin over it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.errors import InputError, LayoutError, from_code
 
 __all__ = [
     "Averager",
@@ -48,6 +48,14 @@ class Tensor:
 
 
 Layout = Sequence[Tensor]
+
+
+def pieces(layout: Layout, flat: Flat) -> Iterator[Flat]:
+    """Yield the values of each tensor, views of a flat array in its shape."""
+    at = 0
+    for tensor in layout:
+        yield flat[at : at + tensor.count].reshape(tensor.shape)
+        at += tensor.count
 
 
 class Weights(Protocol):
@@ -100,19 +108,19 @@ def compare_layouts(task: Layout, model: Layout) -> None:
     )
     for i, (want, got) in enumerate(zip(task, model, strict=False)):
         if want.name != got.name:
-            raise _mismatch(
+            raise LayoutError(
                 f"tensor {i}: the task has {want.name!r}, the model {got.name!r}; "
                 + cure
             )
         if want.shape != got.shape:
-            raise _mismatch(
+            raise LayoutError(
                 f"tensor {want.name!r}: the task has shape {want.shape}, "
                 f"the model {got.shape}; {cure}"
             )
     if len(task) > len(model):
-        raise _mismatch(f"the model lacks {task[len(model)].name!r}; {cure}")
+        raise LayoutError(f"the model lacks {task[len(model)].name!r}; {cure}")
     if len(model) > len(task):
-        raise _mismatch(f"the task does not have {model[len(task)].name!r}; {cure}")
+        raise LayoutError(f"the task does not have {model[len(task)].name!r}; {cure}")
 
 
 def check_arguments(client: Any, num_examples: Any, epochs_per_round: Any = 1) -> None:
@@ -126,10 +134,9 @@ def check_arguments(client: Any, num_examples: Any, epochs_per_round: Any = 1) -
         (CF_WEIGHT).
     """
     if isinstance(client, type) or not hasattr(client, "layout"):
-        raise _refused(
+        raise InputError(
             f"client is of type {type(client).__name__}, not a connected client: "
-            "pass what cryptflow.connect returned",
-            "CF_ARGUMENT",
+            "pass what cryptflow.connect returned"
         )
     for name, value, code in (
         ("num_examples", num_examples, "CF_WEIGHT"),
@@ -137,13 +144,13 @@ def check_arguments(client: Any, num_examples: Any, epochs_per_round: Any = 1) -
     ):
         number = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not number or value < 1:
-            raise _refused(f"{name} is {value!r}; it is a positive integer", code)
+            raise from_code(code, f"{name} is {value!r}; it is a positive integer")
     cap = getattr(client, "weight_cap", None)
     if cap is not None and num_examples > cap:
-        raise _refused(
+        raise from_code(
+            "CF_WEIGHT",
             f"num_examples is {num_examples}; the task allows 1 to {cap}: "
             "create it with weight_cap at least the largest client's number",
-            "CF_WEIGHT",
         )
 
 
@@ -162,18 +169,6 @@ def named_metrics(client: Any, values: Mapping[str, Any]) -> dict[str, float]:
         if np.isfinite(value):
             out[name] = value
     return out
-
-
-def _refused(text: str, code: str) -> InputError:
-    error = InputError(text)
-    error.code = code
-    return error
-
-
-def _mismatch(text: str) -> LayoutError:
-    error = LayoutError(text)
-    error.code = "CF_LAYOUT_MISMATCH"
-    return error
 
 
 class Session(Generic[Report]):
@@ -223,17 +218,16 @@ class Session(Generic[Report]):
         check_arguments(client, num_examples, epochs_per_round)
         needs = ("layout", "read", "write")
         if isinstance(weights, type) or not all(hasattr(weights, n) for n in needs):
-            raise _refused(
+            raise InputError(
                 f"weights is of type {type(weights).__name__}: pass the adapter's "
-                "ModelWeights(model), ModuleWeights(module) or ArrayWeights(arrays)",
-                "CF_ARGUMENT",
+                "ModelWeights(model), ModuleWeights(module) or ArrayWeights(arrays)"
             )
         layout = weights.layout
         if client.layout is not None:
             compare_layouts(client.layout, layout)
         size = sum(t.count for t in layout)
         if size == 0:
-            raise _mismatch(
+            raise LayoutError(
                 "the model has no values that travel: is every layer frozen, or does "
                 "include choose none?"
             )
@@ -255,6 +249,11 @@ class Session(Generic[Report]):
             self._start = np.empty(size, np.float32)
             self._replace(first)
         self._note()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs since the first, those before `state` included."""
+        return self._epochs
 
     def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
         """Average when a round's epochs are done; return its report, else None."""
@@ -308,19 +307,17 @@ class Session(Generic[Report]):
     def _restore(self, state: Mapping[str, Any]) -> None:
         keys = {"master", "start", "epochs", "position"}
         if not isinstance(state, Mapping) or not keys <= state.keys():
-            raise _refused(
-                "this is not a state that state_dict() of a FedAvg returned",
-                "CF_ARGUMENT",
+            raise InputError(
+                "this is not a state that state_dict() of a FedAvg returned"
             )
         for name in ("master", "start"):
             values = np.asarray(state[name])
             if values.shape != self._master.shape:
-                error = RoundError(
+                raise from_code(
+                    "CF_MODEL_MISMATCH",
                     f"the state has {values.shape} values for a model of "
-                    f"{self._master.shape}: it is another model's"
+                    f"{self._master.shape}: it is another model's",
                 )
-                error.code = "CF_MODEL_MISMATCH"
-                raise error
         np.copyto(self._master, np.asarray(state["master"]))
         self._start = np.asarray(state["start"]).astype(np.float32)
         self._epochs = int(state["epochs"])
@@ -334,11 +331,10 @@ class Session(Generic[Report]):
 
     def _check(self, values: Flat) -> None:
         if values.shape != self._master.shape:
-            error = RoundError(
-                f"received {values.shape} values for a model of {self._master.shape}"
+            raise from_code(
+                "CF_MODEL_MISMATCH",
+                f"received {values.shape} values for a model of {self._master.shape}",
             )
-            error.code = "CF_MODEL_MISMATCH"
-            raise error
 
     def _replace(self, values: Flat) -> None:
         np.copyto(self._master, values)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from cryptflow._ranks import of_rank_zero
 from cryptflow.errors import LayoutError
-from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor
+from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor, pieces
 
 __all__ = ["FedAvg", "ModuleWeights", "as_tensors"]
 
@@ -59,55 +59,48 @@ class ModuleWeights:
         if not isinstance(model, nn.Module):
             kind = model.__name__ if isinstance(model, type) else type(model).__name__
             what = "class" if isinstance(model, type) else "object"
-            raise _layout_error(
+            raise LayoutError(
                 f"the {what} {kind} is not a torch module: "
                 "pass the model that is trained"
             )
         if include is not None and not callable(include):
-            raise _layout_error(
+            raise LayoutError(
                 f"include is a {type(include).__name__}; it is a function of a name "
                 "that says whether the tensor travels"
             )
         self._model, self._include = model, include
-        self._names = [(name, tuple(t.shape)) for name, t in self._tensors()]
+        self._layout = _layout(self._tensors())
 
     @property
     def layout(self) -> Layout:
         """Names and shapes of the tensors that travel."""
-        return [Tensor(name, shape) for name, shape in self._names]
+        return self._layout
 
     def read(self, out: Flat) -> None:
         """Copy all values to `out`, float32, shape (values,)."""
-        flat = torch.from_numpy(out)
         with torch.no_grad():
-            for at, tensor in self._placed():
-                part = flat[at : at + tensor.numel()]
-                part.copy_(tensor.detach().reshape(-1))
+            for part, tensor in self._placed(out):
+                part.copy_(tensor.detach())
 
     def write(self, values: Flat) -> None:
         """Replace all values in place; the optimizer's state is not touched."""
-        flat = torch.from_numpy(values)
         with torch.no_grad():
-            for at, tensor in self._placed():
-                part = flat[at : at + tensor.numel()]
-                tensor.copy_(part.view(tensor.shape))
+            for part, tensor in self._placed(values):
+                tensor.copy_(part)
 
-    def _placed(self) -> Iterator[tuple[int, torch.Tensor]]:
-        at = 0
+    def _placed(self, flat: Flat) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pair the parts of flat values with the model's tensors."""
         tensors = list(self._tensors())
-        if [(name, tuple(t.shape)) for name, t in tensors] != self._names:
-            raise _layout_error(
+        if _layout(tensors) != self._layout:
+            raise LayoutError(
                 "the model's tensors changed since FedAvg was made; make a new one"
             )
-        for _, tensor in tensors:
-            yield at, tensor
-            at += tensor.numel()
+        for part, (_, tensor) in zip(pieces(self._layout, flat), tensors, strict=True):
+            yield torch.from_numpy(part), tensor
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         if any(type(m).__name__ in _SHARDED for m in self._model.modules()):
-            raise _layout_error(
-                "the model is sharded; every process needs whole tensors"
-            )
+            raise LayoutError("the model is sharded; every process needs whole tensors")
         trains = {id(p) for p in self._model.parameters() if p.requires_grad}
         held = trains | {id(b) for b in self._model.buffers()}
         seen = set()
@@ -117,24 +110,24 @@ class ModuleWeights:
             if self._include is not None and not self._include(name):
                 continue
             if is_lazy(tensor):
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} has no shape yet: run one batch before FedAvg"
                 )
             if tensor.is_meta:
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} has no values (device meta): load them first"
                 )
             if hasattr(tensor, "placements") or hasattr(tensor, "ds_id"):
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} is sharded; every process needs whole tensors"
                 )
             if id(tensor) not in held:
-                raise _layout_error(
+                raise LayoutError(
                     f"the state dict has a copy of {name!r}, not the tensor that "
                     "is trained; leave it out with include"
                 )
             if tensor.is_complex():
-                raise _layout_error(
+                raise LayoutError(
                     f"tensor {name!r} is {tensor.dtype}, not real: "
                     "leave it out with include, or keep it as two real ones"
                 )
@@ -150,6 +143,10 @@ class ModuleWeights:
                 continue
             seen.add(place)
             yield name, tensor
+
+
+def _layout(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[Tensor]:
+    return [Tensor(name, tuple(t.shape)) for name, t in tensors]
 
 
 def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -173,12 +170,6 @@ def as_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     arrays = {k: torch.from_numpy(state[k]) for k in ("master", "start")}
     return {**state, **arrays}
-
-
-def _layout_error(text: str) -> LayoutError:
-    error = LayoutError(text)
-    error.code = "CF_LAYOUT_MISMATCH"
-    return error
 
 
 class FedAvg(Generic[Report]):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from cryptflow._callback import Rounds
+from cryptflow._callback import TorchRounds
 from cryptflow._ranks import refuse_strangers
 from cryptflow.errors import InputError
 
@@ -28,7 +28,7 @@ __all__ = ["FedAvg"]
 _FILE = "cryptflow.pt"
 
 
-class FedAvg(Rounds, TrainerCallback):
+class FedAvg(TorchRounds, TrainerCallback):
     """Encrypted federated averaging at the end of epochs.
 
     Parameters
@@ -116,9 +116,7 @@ def _checkpoint(args: Any, state: Any) -> dict[str, Any] | None:
                 path, map_location="cpu", weights_only=True
             )
             return found
-    error = InputError(
+    raise InputError(
         f"there is no {_FILE} in {there[1]}: go on from a checkpoint under "
         "output_dir that was written with this callback"
     )
-    error.code = "CF_ARGUMENT"
-    raise error

@@ -81,6 +81,15 @@ def test_exceptions_survive_pickling(code):
     assert (str(again), again.code) == ("some words", code)
 
 
+def test_codes_of_errors_that_python_raises():
+    assert errors.InputError("x").code == "CF_ARGUMENT"
+    assert errors.LayoutError("x").code == "CF_LAYOUT_MISMATCH"
+    package = Path(errors.__file__).parent
+    text = "".join(f.read_text() for f in package.rglob("*.py"))
+    used = set(re.findall(r'from_code\(\s*"(\w+)"', text))
+    assert {"CF_PLAINTEXT", "CF_WEIGHT"} <= used <= set(errors.CODES)
+
+
 def test_panic_is_an_exception_and_poisons():
     done = script(
         "from cryptflow import errors\n"

@@ -20,7 +20,7 @@ from torch import nn
 
 import cryptflow
 from cryptflow import errors
-from cryptflow._callback import Rounds
+from cryptflow._rounds import Rounds
 from cryptflow.client import PHASES, layout_of
 from cryptflow.session import Session, Tensor
 from cryptflow.torch import FedAvg

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from flwr.app import (
 )
 
 from cryptflow.client import Client, connect
-from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.errors import LayoutError, from_code
 from cryptflow.flower.optimizers import Optimizer
 from cryptflow.flower.strategy import RECEIPT
-from cryptflow.session import Flat, Layout, Session, Tensor, named_metrics
+from cryptflow.session import Flat, Layout, Session, named_metrics, pieces
 
 __all__ = ["encrypted"]
 
@@ -102,7 +102,7 @@ def encrypted(
         for record in reply.content.metric_records.values():
             metrics |= dict(record)
         if examples not in metrics:
-            raise _error(InputError, "CF_WEIGHT", f"the reply has no {examples!r}")
+            raise from_code("CF_WEIGHT", f"the reply has no {examples!r}")
         stepping = _Stepping(client, optimizer, context, state["epochs"])
         session = Session(model, stepping, int(metrics[examples]), state=state)
         report = session.average(named_metrics(client, metrics) or None)
@@ -122,10 +122,9 @@ def encrypted(
 
     def _without_arrays(reply: Message, evaluation: bool) -> Message:
         if reply.content.array_records:
-            raise _error(RoundError, "CF_PLAINTEXT", "the reply has arrays; they stay")
+            raise from_code("CF_PLAINTEXT", "the reply has arrays; they stay")
         if evaluation and reply.content.metric_records and not evaluate_metrics:
-            raise _error(
-                RoundError,
+            raise from_code(
                 "CF_PLAINTEXT",
                 "metrics of evaluation would leave in the clear; allow them with "
                 "encrypted(evaluate_metrics=True)",
@@ -141,8 +140,7 @@ def _connected(
     found = profile or context.node_config.get("cryptflow-profile")
     found = found or os.environ.get("CRYPTFLOW_PROFILE")
     if found is None:
-        raise _error(
-            InputError,
+        raise from_code(
             "CF_CONFIG",
             "no profile: set cryptflow-profile in the SuperNode's --node-config",
         )
@@ -183,9 +181,7 @@ def _state(client: Client, model: _Model, context: Context) -> dict[str, Any]:
     else:
         first = client.initial_model()
         if first is None and not model.complete:
-            raise _error(
-                LayoutError,
-                "CF_LAYOUT_MISMATCH",
+            raise LayoutError(
                 "neither the task nor the server has a first model: send initial "
                 "arrays, or create the task with a model",
             )
@@ -214,9 +210,7 @@ def _held(context: Context) -> ArrayRecord:
 def _only_arrays(reply: Message) -> ArrayRecord:
     records = list(reply.content.array_records.values())
     if len(records) != 1:
-        raise _error(
-            LayoutError,
-            "CF_LAYOUT_MISMATCH",
+        raise LayoutError(
             f"the handler returned {len(records)} records of arrays; one is the model",
         )
     return records[0]
@@ -265,26 +259,18 @@ class _Model:
             found = arrays.get(tensor.name)
             if found is None or found.shape != tensor.shape or found.dtype.kind != "f":
                 had = "nothing" if found is None else f"{found.dtype} {found.shape}"
-                raise _error(
-                    LayoutError,
-                    "CF_LAYOUT_MISMATCH",
+                raise LayoutError(
                     f"tensor {tensor.name!r}: the task has shape {tensor.shape}, "
                     f"the app's arrays {had}",
                 )
 
-    def _placed(self) -> Iterator[tuple[slice, Tensor]]:
-        at = 0
-        for tensor in self.layout:
-            yield slice(at, at + tensor.count), tensor
-            at += tensor.count
-
     def read(self, out: Flat) -> None:
-        for place, tensor in self._placed():
-            out[place] = self._arrays[tensor.name].reshape(-1)
+        for part, tensor in zip(pieces(self.layout, out), self.layout, strict=True):
+            part[...] = self._arrays[tensor.name]
 
     def write(self, values: Flat) -> None:
-        for place, tensor in self._placed():
-            self._arrays[tensor.name][...] = values[place].reshape(tensor.shape)
+        for part, tensor in zip(pieces(self.layout, values), self.layout, strict=True):
+            self._arrays[tensor.name][...] = part
 
     def flat(self) -> Flat:
         out = np.empty(sum(t.count for t in self.layout), np.float32)
@@ -299,9 +285,3 @@ class _Model:
 
     def record(self) -> ArrayRecord:
         return ArrayRecord({name: Array(a) for name, a in self._arrays.items()})
-
-
-def _error(kind: Any, code: str, text: str) -> Any:
-    error = kind(text)
-    error.code = code
-    return error

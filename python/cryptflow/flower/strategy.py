@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from cryptflow.errors import InputError, RoundError
+from cryptflow.errors import InputError, from_code
 
 __all__ = ["EncryptedFedAvg"]
 
@@ -44,10 +44,10 @@ class EncryptedFedAvg(FedAvg):
 
     def __init__(self, *, send_initial: bool = True, **options: Any) -> None:
         if options.get("fraction_train", 1.0) != 1.0:
-            error = InputError("fraction_train is 1 with encryption: a client that "
-                               "misses a round cannot open later ones")  # fmt: skip
-            error.code = "CF_ARGUMENT"
-            raise error
+            raise InputError(
+                "fraction_train is 1 with encryption: a client that misses a round "
+                "cannot open later ones"
+            )
         super().__init__(**({"fraction_evaluate": 0.0} | options))
         self.send_initial = send_initial
         #: Receipts of every round: lists of dicts with task, round, client, …
@@ -83,16 +83,18 @@ class EncryptedFedAvg(FedAvg):
             refuse_arrays(message)
         receipts = [dict(m.content[RECEIPT]) for m in good if RECEIPT in m.content]
         if len(receipts) != len(good) or not good:
-            raise _round_error(
+            raise from_code(
+                "CF_PLAINTEXT",
                 f"round {server_round}: {len(receipts)} receipts in {len(good)} "
                 "replies; do all ClientApps have mods=[encrypted(...)]? Their logs "
-                "say more"
+                "say more",
             )
         opened = {(r["task"], r["round"], r["result"]) for r in receipts}
         if len(opened) > 1:
-            raise _round_error(
+            raise from_code(
+                "CF_PLAINTEXT",
                 f"round {server_round}: the clients opened {len(opened)} different "
-                "results; do they all run the same app and task?"
+                "results; do they all run the same app and task?",
             )
         self.receipts.append(receipts)
         metrics = self.train_metrics_aggr_fn(
@@ -120,13 +122,8 @@ def refuse_arrays(message: Message) -> None:
         It has some; they are not looked at.
     """
     if message.content.array_records:
-        raise _round_error(
+        raise from_code(
+            "CF_PLAINTEXT",
             f"node {message.metadata.src_node_id} sent arrays in the clear; its "
-            "ClientApp needs mods=[encrypted(...)] as the last mod of the list"
+            "ClientApp needs mods=[encrypted(...)] as the last mod of the list",
         )
-
-
-def _round_error(text: str) -> RoundError:
-    error = RoundError(text)
-    error.code = "CF_PLAINTEXT"
-    return error
