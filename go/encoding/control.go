@@ -3,6 +3,7 @@ package encoding
 import (
 	"fmt"
 	"math"
+	"math/big"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
@@ -14,9 +15,10 @@ const MaxControl = 1<<(params.Limbs*params.LimbBits) - 1
 // A metric is a multiple of 2^-24 between -2^22 and 2^22, and offset so that
 // it is positive.
 const (
-	MetricLimit  = 1 << 22
-	metricScale  = 1 << 24
-	metricOffset = 1 << 46
+	MetricLimit      = 1 << 22
+	metricScale      = 1 << 24
+	metricOffsetBits = 46
+	metricOffset     = 1 << metricOffsetBits
 )
 
 // EncodeMetric is the entry of a metric times factor, to nearest, ties to
@@ -27,11 +29,16 @@ func EncodeMetric(value, factor float64) uint64 {
 	return uint64(int64(math.RoundToEven(v*factor*metricScale)) + metricOffset)
 }
 
-// DecodeMetric is the weighted mean of a metric: sum is that of its entries
-// over contributions of the given public weight, weights what represents those
-// who gave it, in units of the factor.
-func DecodeMetric(sum uint64, weight uint32, weights float64) float64 {
-	return float64(int64(sum)-int64(weight)*metricOffset) / metricScale / weights
+// DecodeMetric is the weighted mean of a metric: high and low are the two words
+// of the sum of its entries over contributions of the given public weight,
+// weights what represents those who gave it, in units of the factor. The offset
+// is taken away in integers: public weights can bring a sum to 2^67.
+func DecodeMetric(high, low uint64, weight uint32, weights float64) float64 {
+	sum := new(big.Int).SetUint64(high)
+	sum.Lsh(sum, 64).Add(sum, new(big.Int).SetUint64(low))
+	sum.Sub(sum, new(big.Int).Lsh(big.NewInt(int64(weight)), metricOffsetBits))
+	difference, _ := new(big.Float).SetInt(sum).Float64()
+	return difference / metricScale / weights
 }
 
 // EncodeControl writes the entries to words as three 16-bit limbs each, least
@@ -60,10 +67,11 @@ func TaggedLimbs(words [][]uint64, count int) []uint64 {
 	return limbs
 }
 
-// DecodeControl reads the sums of the first count entries from words. It
+// DecodeControl reads the sums of the first count entries from words: the low
+// word of each, and the high one, which only large public weights need. It
 // returns ErrDecrypt when a limb exceeds what weight terms can sum to.
-func DecodeControl(words [][]uint64, count int, weight uint32) ([]uint64, error) {
-	entries := make([]uint64, count)
+func DecodeControl(words [][]uint64, count int, weight uint32) (entries, high []uint64, err error) {
+	entries, high = make([]uint64, count), make([]uint64, count)
 	for k := range entries {
 		carry := uint64(0)
 		for limb := range params.Limbs {
@@ -74,16 +82,14 @@ func DecodeControl(words [][]uint64, count int, weight uint32) ([]uint64, error)
 			}
 			v := words[0][i]
 			if rest != 0 || v > uint64(weight)*(1<<params.LimbBits-1) {
-				return nil, fmt.Errorf("control entry %d holds more than %d terms can sum to: %w", k, weight, errs.ErrDecrypt)
+				return nil, nil, fmt.Errorf("control entry %d holds more than %d terms can sum to: %w", k, weight, errs.ErrDecrypt)
 			}
 			v += carry
 			entries[k] |= v & (1<<params.LimbBits - 1) << (limb * params.LimbBits)
 			carry = v >> params.LimbBits
 		}
-		if carry >= 1<<(64-params.Limbs*params.LimbBits) {
-			return nil, fmt.Errorf("control entry %d exceeds 64 bits: %w", k, errs.ErrDecrypt)
-		}
 		entries[k] |= carry << (params.Limbs * params.LimbBits)
+		high[k] = carry >> (64 - params.Limbs*params.LimbBits)
 	}
-	return entries, nil
+	return entries, high, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"math/bits"
 	"math/rand/v2"
 	"testing"
 
@@ -373,16 +374,16 @@ func TestControlEntriesAddUp(t *testing.T) {
 			}
 		}
 	}
-	got, err := DecodeControl(total, len(entries), terms)
+	got, high, err := DecodeControl(total, len(entries), terms)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for k, v := range entries {
-		if got[k] != terms*v {
+		if got[k] != terms*v || high[k] != 0 {
 			t.Errorf("entry %d: %d, want %d", k, got[k], terms*v)
 		}
 	}
-	if _, err := DecodeControl(total, len(entries), terms-1); !errors.Is(err, errs.ErrDecrypt) {
+	if _, _, err := DecodeControl(total, len(entries), terms-1); !errors.Is(err, errs.ErrDecrypt) {
 		t.Errorf("a limb above what the terms can sum to: %v", err)
 	}
 	if err := EncodeControl(words, []uint64{MaxControl + 1}); !errors.Is(err, errs.ErrLimit) {
@@ -396,11 +397,13 @@ func TestControlEntriesAddUp(t *testing.T) {
 	for i := range 3 {
 		words[0][i] = 4096 * 255 * 0xffff
 	}
-	if _, err := DecodeControl(words, 1, 4096*255); !errors.Is(err, errs.ErrDecrypt) {
-		t.Errorf("a sum of more than 64 bits: %v", err)
+	// As many terms as there can be, of the largest entry: 2^48−1 times 4096·255.
+	wantHigh, want := bits.Mul64(MaxControl, 4096*255)
+	if got, high, err := DecodeControl(words, 1, 4096*255); err != nil || got[0] != want || high[0] != wantHigh {
+		t.Errorf("a sum of more than 64 bits: %d, %d, want %d, %d: %v", high, got, wantHigh, want, err)
 	}
 	words[1][2] = 1
-	if _, err := DecodeControl(words, 1, 4096*255); !errors.Is(err, errs.ErrDecrypt) {
+	if _, _, err := DecodeControl(words, 1, 4096*255); !errors.Is(err, errs.ErrDecrypt) {
 		t.Errorf("an upper word: %v", err)
 	}
 }

@@ -18,6 +18,7 @@ const (
 	MaxValues  = 1 << 36 // values of one update
 	LimbBits   = 16      // one limb of a control entry
 	Limbs      = 3       // a control entry is an unsigned 48-bit integer
+	maxLane    = 48      // bits of a lane: its sums stay exact in float64
 	// FailureSumKey and FailureSharedKey are the t of |Σe| ≤ t·σ·√n:
 	// t = √(2·ln2·(p+41)) bounds the chance that any of 2^40 coefficients
 	// exceeds it by 2^-p, with p = 80 and p = 128.
@@ -88,8 +89,8 @@ func NewScheme(c Choice) (*Scheme, error) {
 	for uint64(1)<<s.LogDelta < 2*s.NoiseBound(worst) {
 		s.LogDelta++
 	}
-	if s.LaneWidth() > 48 {
-		return nil, fmt.Errorf("%d bits and %d of headroom exceed a lane of 48: choose fewer bits or a smaller cohort: %w", s.Bits, s.Headroom, errs.ErrParameters)
+	if s.LaneWidth() > maxLane {
+		return nil, fmt.Errorf("%w: %w", s.tooWide(), errs.ErrParameters)
 	}
 	q := p.Q()
 	for s.fits(q, (s.Lanes+1)*s.LaneWidth()) && (s.Encoding == Lanes || s.Lanes == 0) {
@@ -99,6 +100,18 @@ func NewScheme(c Choice) (*Scheme, error) {
 		return nil, fmt.Errorf("%s has no room for %d bits from %d clients: choose a larger preset: %w", p.Name, s.Bits, s.Clients, errs.ErrParameters)
 	}
 	return s, nil
+}
+
+// tooWide says what exceeds a lane, and everything that would make it narrower.
+func (s *Scheme) tooWide() error {
+	what, instead := "", "choose fewer bits"
+	if s.Encoding != Lanes {
+		what, instead = fmt.Sprintf(" and %d of %v", s.ValueWidth()-s.Bits, s.Encoding), instead+", lanes"
+	}
+	if s.Weight > 1 {
+		instead += ", smaller weights"
+	}
+	return fmt.Errorf("%d bits%s and %d of headroom exceed a lane of %d: %s or a smaller cohort", s.Bits, what, s.Headroom, maxLane, instead)
 }
 
 // fits reports Δ·2^width + Δ/2 < Q.

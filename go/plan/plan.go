@@ -87,7 +87,10 @@ func Options(ctx context.Context, q Request) ([]Option, error) {
 	}
 	weight := 1
 	if q.Mode == params.SharedKey {
-		weight = min(max(q.WeightCap, 1), params.MaxWeight)
+		if q.WeightCap < 1 {
+			return nil, fmt.Errorf("a weight cap of %d; choose 1 or more: %w", q.WeightCap, errs.ErrParameters)
+		}
+		weight = min(q.WeightCap, params.MaxWeight)
 	}
 	promise, err := q.promise()
 	if err != nil {
@@ -151,6 +154,9 @@ func describe(s *params.Scheme, q Request) Option {
 	}
 	if s.Rounding == params.NearestEven {
 		o.Step /= 2
+	}
+	if s.Encoding != params.Lanes {
+		o.Step += 0.5 / float64(s.Half()) // the mean is rounded to a step, too
 	}
 	o.UpValue, o.DownValue = float64(o.BytesUp)/float64(q.Values), float64(o.BytesDown)/float64(q.Values)
 	return o

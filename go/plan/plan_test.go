@@ -3,16 +3,47 @@ package plan_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/plan"
+	"github.com/cryptflow/cryptflow/go/seal"
 )
 
 func request(values int64, clients, bits int) plan.Request {
 	return plan.Request{Values: values, Clients: clients, Bits: bits, Mode: params.SumKey, Rounding: params.Stochastic, Threads: 1}
+}
+
+func shared(weightCap, clients, bits int, encoding params.Encoding) plan.Request {
+	q := request(10, clients, bits)
+	q.Mode, q.WeightCap, q.Encoding = params.SharedKey, weightCap, encoding
+	return q
+}
+
+// TestTheStepIsTheBoundOfAMean in every encoding and rounding: what is planned
+// is what a round then states.
+func TestTheStepIsTheBoundOfAMean(t *testing.T) {
+	for _, encoding := range []params.Encoding{params.Lanes, params.Slots, params.SlotsReal} {
+		for _, rounding := range []params.Rounding{params.Stochastic, params.NearestEven} {
+			q := request(1000, 3, 12)
+			q.Encoding, q.Rounding = encoding, rounding
+			options, err := plan.Options(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := params.NewScheme(params.Choice{Preset: options[0].Preset, Mode: q.Mode, Bits: 12, Clients: 3, Weight: 1, Rounding: rounding, Encoding: encoding})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bound := seal.Round{Scheme: s, WeightCap: 1}.Bound(1, seal.Release{Terms: 3}, 3)
+			if math.Abs(options[0].Step/bound-1) > 1e-12 {
+				t.Errorf("%v, %v: a step of %g, a bound of %g", encoding, rounding, options[0].Step, bound)
+			}
+		}
+	}
 }
 
 // TestLanesAreThoseOfTheDesign compares with the table of docs/spec.md's
@@ -73,6 +104,10 @@ func TestWhatCannotBeDoneIsSaid(t *testing.T) {
 		{request(10, 5000, 16), "choose 1 to 4096"},
 		{request(10, 8, 40), "choose 4 to 30"},
 		{request(1<<60, 8, 16), "1 to"},
+		{shared(0, 8, 16, params.Lanes), "weight cap of 0"},
+		{shared(-4, 8, 16, params.Lanes), "weight cap of -4"},
+		{shared(255, 4096, 30, params.Lanes), "30 bits and 20 of headroom exceed a lane of 48: choose fewer bits, smaller weights or a smaller cohort"},
+		{shared(1, 4096, 24, params.SlotsReal), "24 bits and 14 of slots-ci and 12 of headroom exceed a lane of 48: choose fewer bits, lanes or a smaller cohort"},
 	} {
 		if _, err := plan.Options(t.Context(), x.q); !errors.Is(err, errs.ErrParameters) || !strings.Contains(err.Error(), x.text) {
 			t.Errorf("%+v: %v", x.q, err)

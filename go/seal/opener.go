@@ -27,7 +27,8 @@ type Opener struct {
 	weights uint64 // Σw of the control chunk; 0 until OpenControl
 	want    uint64 // the tag that it says
 	tags    []chunkTag
-	control uint64 // its own tag
+	control uint64   // its own tag
+	high    []uint64 // upper words of the control chunk's sums
 }
 
 type openWorker struct {
@@ -86,7 +87,7 @@ func (o *Opener) Header(index int) frame.Header {
 }
 
 // OpenControl opens the control chunk, the last frame, and returns the sums of
-// its entries. It returns ErrWeightSum when the weights are not what a cohort
+// its entries, those of tags and metrics modulo 2^64. It returns ErrWeightSum when the weights are not what a cohort
 // of the release's size can have.
 func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	w := <-o.pool
@@ -94,13 +95,17 @@ func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	if err := w.decryptor.Decrypt(w.words, b, o.Header(o.geometry.ControlIndex())); err != nil {
 		return nil, err
 	}
-	entries, err := encoding.DecodeControl(w.words, o.geometry.Controls, o.release.WeightSum)
+	entries, high, err := encoding.DecodeControl(w.words, o.geometry.Controls, o.release.WeightSum)
 	if err != nil {
+		return nil, err
+	}
+	if err := o.fit(high); err != nil {
 		return nil, err
 	}
 	if o.hasher != nil {
 		o.control = o.hasher.Symbols(uint32(o.geometry.ControlIndex()), encoding.TaggedLimbs(w.words, o.geometry.Controls))
-		o.want = tag.Add(entries[params.ControlTagLow], tag.Shift48(entries[params.ControlTagHigh]))
+		o.want = tag.Add(entries[params.ControlTagLow], tag.Shift64(high[params.ControlTagLow]))
+		o.want = tag.Add(o.want, tag.Shift48(entries[params.ControlTagHigh]))
 	}
 	sum, n := entries[params.ControlWeight], uint64(o.release.Terms)
 	if o.round.Scheme.Mode == params.SharedKey {
@@ -111,9 +116,22 @@ func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 		return nil, fmt.Errorf("the weights of %d clients sum to %d, outside %d to %d: %w", n, sum, n, n*uint64(o.round.WeightCap), errs.ErrWeightSum)
 	}
 	o.mu.Lock()
-	o.weights = sum
+	o.weights, o.high = sum, high
 	o.mu.Unlock()
 	return entries, nil
+}
+
+// fit says whether only those sums have an upper word that may have one: of the
+// tag's lower part, and of metrics. Counts have at most 36 bits, weights less.
+func (o *Opener) fit(high []uint64) error {
+	order := o.round.Controls()
+	for k, h := range high {
+		metric := k >= order.Metric(0) && k < order.Metric(order.Metrics) && (k-order.Metric(0))%2 == 0
+		if h != 0 && k != params.ControlTagLow && !metric {
+			return fmt.Errorf("the sum of control entry %d exceeds 64 bits: %w", k, errs.ErrDecrypt)
+		}
+	}
+	return nil
 }
 
 // Open decrypts data frame index and writes its values, [Geometry.Span] of
@@ -190,14 +208,17 @@ func (o *Opener) Verify() error {
 }
 
 // Metrics are the weighted means of what the control chunk says of metrics;
-// those that nobody gave are missing.
+// those that nobody gave are missing. OpenControl comes before.
 func (o *Opener) Metrics(entries []uint64) map[string]float64 {
+	o.mu.Lock()
+	high := o.high
+	o.mu.Unlock()
 	out := map[string]float64{}
 	order := o.round.Controls()
 	for k, name := range o.round.Metrics {
 		at := order.Metric(k)
 		if weights := entries[at+1]; weights > 0 {
-			out[name] = encoding.DecodeMetric(entries[at], o.release.WeightSum, o.round.divisor(weights))
+			out[name] = encoding.DecodeMetric(high[at], entries[at], o.release.WeightSum, o.round.divisor(weights))
 		}
 	}
 	return out

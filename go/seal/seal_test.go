@@ -274,3 +274,24 @@ func TestSealFoldOpen(t *testing.T) {
 		}
 	}
 }
+
+// TestSumsAboveSixtyFourBits: with public weights that sum to 2^18 the sums of
+// tags and of metrics no longer fit a word.
+func TestSumsAboveSixtyFourBits(t *testing.T) {
+	const clients, weight = 1100, params.MaxWeight // 280,500
+	s := choice("n4096-q102", params.SharedKey, 8, clients, weight, params.NearestEven)
+	c := &cohort{}
+	c.round, c.secret = roundOf(t, s, [2]int64{5, 2}, weight)
+	for i := range clients {
+		c.weights = append(c.weights, weight)
+		c.updates = append(c.updates, []float32{0.25, -0.25, 0, 0.5, float32(i%2) / 2, 1, -1})
+	}
+	c.seal(t, 1)
+	got := c.open(t, c.fold(t), 1)
+	want, bound := c.reference()
+	for i := range want {
+		if math.Abs(float64(got[i])-want[i]) > bound[i] {
+			t.Errorf("value %d is %v, want %v", i, got[i], want[i])
+		}
+	}
+}

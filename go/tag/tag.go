@@ -229,6 +229,9 @@ func Add(a, b uint64) uint64 { return add(reduce(a), reduce(b)) }
 // Shift48 is a·2^48, for tags that were added up in two parts.
 func Shift48(a uint64) uint64 { return mul(reduce(a), 1<<48) }
 
+// Shift64 is a·2^64, for the upper word of a sum of parts of tags.
+func Shift64(a uint64) uint64 { return mul(reduce(a), 1<<3) }
+
 // Scale is a tag times a public weight.
 func Scale(a uint64, weight uint32) uint64 { return mul(reduce(a), uint64(weight)) }
 

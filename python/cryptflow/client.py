@@ -652,11 +652,13 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
 
 
 def _range(name: str, value_range: float | Mapping[str, float]) -> float:
+    from cryptflow.hazmat import _range as checked
+
     if not isinstance(value_range, Mapping):
-        return float(value_range)
+        return checked(name, value_range)
     for pattern, r in value_range.items():
         if fnmatchcase(name, pattern):
-            return float(r)
+            return checked(name, r)
     return 1.0
 
 
@@ -750,6 +752,8 @@ def create_task(
     cryptflow.errors.RoundError
         Another task has the name (CF_TASK_EXISTS).
     """
+    from cryptflow.hazmat import _words
+
     layout, values = layout_of(model)
     for what, number in (
         ("rounds", rounds),
@@ -762,6 +766,9 @@ def create_task(
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if number is not None and not (whole and 0 < number < 1 << 32):
             raise InputError(f"{what} is {number!r}; it is a positive integer")
+    _words(
+        mode=mode, preset=preset, rounding=rounding, encoding=encoding, ranges=ranges
+    )
     for what, several in (("metrics", metrics), ("clients", clients)):
         if isinstance(several, str):
             raise InputError(f"{what} is a string: pass a list, [{several!r}]")
@@ -860,8 +867,11 @@ def plan(
     cryptflow.errors.InputError
         No preset can do it; the text says what would have to change.
     """
-    from cryptflow.hazmat import _integer
+    from cryptflow.hazmat import _integer, _words
 
+    _words(mode=mode, rounding=rounding, encoding=encoding)
+    if not isinstance(privacy, Privacy | None):
+        raise InputError(f"privacy must be a Privacy, not {type(privacy).__name__}")
     request = {
         "values": _integer("values", values),
         "clients": _integer("clients", clients),
@@ -872,7 +882,7 @@ def plan(
         "weight_cap": _integer("weight_cap", weight_cap),
         "privacy": None if privacy is None else privacy.to_dict(),
         "min_cohort": _integer("min_cohort", min_cohort or min(3, clients)),
-        "calibrate": calibrate,
+        "calibrate": bool(calibrate),
     }
     answer: list[dict[str, Any]] = run("plan", plan=request, threads=threads())
     return answer

@@ -5,6 +5,10 @@ or audit log. **Whoever uses it decides alone who holds which key.** Ciphertexts
 are RLWE ciphertexts of CKKS parameters with exact integer packing; docs/spec.md
 describes every byte.
 
+Frames carry no authentication here: whoever can change them can change a sum
+unnoticed, and so can a damaged bit. Rounds of the services have a tag for that
+(docs/spec.md, §5.3).
+
 Examples
 --------
 >>> import numpy as np
@@ -21,6 +25,7 @@ array([0.375, 0.   , 0.   ], dtype=float32)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -127,9 +132,19 @@ class Round:
             raise InputError("give either values or tensors")
         if tensors is None:
             tensors = {"values": (_integer("values", values), value_range)}
+        layout = _layout(tensors)
         for name, number in (("clients", clients), ("weight_cap", weight_cap)):
             if _integer(name, number) < 1:
                 raise InputError(f"{name} is {number}, must be positive")
+            if number >= 1 << 32:
+                raise InputError(f"{name} is {number}, must be below 2^32")
+        _words(
+            mode=mode,
+            preset=preset,
+            rounding=rounding,
+            encoding=encoding,
+            digest=digest,
+        )
         request = {
             "mode": mode,
             "preset": preset,
@@ -139,12 +154,9 @@ class Round:
             "clients": clients,
             "weight_cap": weight_cap,
             "digest": digest or "",
-            "tensors": [
-                {"name": name, "count": _integer(name, count), "range": float(limit)}
-                for name, (count, limit) in tensors.items()
-            ],
+            "tensors": layout,
         }
-        self._ranges = {name: float(limit) for name, (_, limit) in tensors.items()}
+        self._ranges = {t["name"]: t["range"] for t in layout}
         self._handle = Handle(call("RoundNew", json.dumps(request)))
         #: Derived parameters: lanes, delta_bits, frames, bytes and so on.
         self.info: dict[str, Any] = json.loads(call("RoundInfo", self._handle.number))
@@ -303,7 +315,10 @@ class Round:
         Raises
         ------
         cryptflow.errors.CorruptError
-            The release is not that of the sum, or bytes were corrupted.
+            The release is not that of the sum, or the sum shows that bytes
+            were changed: it is no frame, its noise exceeds the bound, or it
+            has bits where no sum has any. Changes that stay below all of
+            these open to another mean.
         """
         frames = _frames(total, self.info["frames"])
         opener = Handle(
@@ -383,12 +398,63 @@ def _integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def _range(name: str, value: Any) -> float:
+    """Check a range before it travels as a float32."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if number and not isinstance(value, bool) and abs(value) < 1 << 129:
+        with np.errstate(over="ignore"):
+            rounded = float(np.float32(value))
+        if 0 < rounded < math.inf:
+            return float(value)
+    raise InputError(
+        f"the range of {name!r} is {value!r}; it is a positive number that float32 "
+        "can hold"
+    )
+
+
+def _words(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{name} must be a string, not {type(value).__name__}")
+
+
+def _layout(tensors: Any) -> list[dict[str, Any]]:
+    if not isinstance(tensors, Mapping):
+        raise InputError(
+            f"tensors is a {type(tensors).__name__}; pass a mapping of names to "
+            "(count, range)"
+        )
+    out = []
+    for name, pair in tensors.items():
+        if not isinstance(name, str) or not isinstance(pair, tuple | list):
+            raise InputError(f"tensor {name!r}: pass a name and (count, range)")
+        if len(pair) != 2:
+            raise InputError(
+                f"tensor {name!r} has {len(pair)} items; pass count, range"
+            )
+        count, limit = pair
+        out.append(
+            {
+                "name": name,
+                "count": _integer(f"the count of {name!r}", count),
+                "range": _range(name, limit),
+            }
+        )
+    return out
+
+
 def _float32(update: Any, count: int) -> pa.FloatArray:
     if isinstance(update, np.ndarray):
         if update.ndim != 1:
             raise InputError(f"the update has shape {update.shape}; flatten it")
         if update.dtype != np.float32:
-            raise InputError(f"the update is {update.dtype}, must be float32")
+            raise InputError(
+                f"the update is {update.dtype}, must be float32: pass "
+                "update.astype(numpy.float32)"
+            )
+        if np.ma.is_masked(update):
+            # What a mask hides would travel.
+            raise InputError("the update has masked values: pass update.filled(0)")
         update = np.ascontiguousarray(update)
         if update.ctypes.data % 8:
             update = update.copy()

@@ -97,6 +97,41 @@ def test_a_task_in_slots(cluster, task, together, rng, encoding):
     assert report.clipped_total == 0
 
 
+@pytest.mark.parametrize("mode", ["sum-key", "shared-key"])
+def test_ranges_reach_to_the_ends_of_float32(cluster, task, together, mode):
+    """Largest, smallest, huge and tiny layers of one update keep their bounds."""
+    top, least = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    one = np.float32(
+        [
+            [top, -top, 0, -0.0],
+            [least, -least, 0, -0.0],
+            [1e30, -1e30, least, 0],
+            [1e-30, -1e-30, least, 0],
+        ]
+    )
+    given = [u.reshape(-1) for u in (one, one, np.roll(one, 1, axis=1))]
+    layout = [Tensor(name, (4,)) for name in ("top", "least", "large", "small")]
+    name = task((layout, np.zeros(16, np.float32)), mode=mode, rounds=1, max_clients=3)
+
+    def client(i):
+        with cluster.connect(i, name) as c:
+            return c.average(given[i], 1000)
+
+    mean, report = together(*[lambda i=i: client(i) for i in range(3)])[0]
+    want = np.mean(np.asarray(given, np.float64), axis=0)
+    rounding = np.maximum(abs(want) * 2.0**-24, float(least) / 2)
+    bounds = np.repeat([report.bounds[t.name] for t in layout], 4)
+    assert (abs(mean - want) <= bounds + rounding).all()
+    assert report.clipped_total == 0
+
+
+@pytest.mark.parametrize("limit", [0, -1, np.nan, np.inf, 1e39, "1", {"a": 0}])
+def test_fixed_ranges_are_positive_numbers(task, limit):
+    with pytest.raises(errors.InputError, match="positive number") as caught:
+        task(value_range=limit)
+    assert caught.value.code == "CF_ARGUMENT"
+
+
 def test_the_first_model_arrives(cluster, task, rng):
     first = rng.normal(size=SIZE).astype(np.float32)
     name = task((LAYOUT, first))
@@ -621,3 +656,11 @@ def test_a_plan_says_what_it_costs():
     assert all(o["encrypt_seconds"] > 0 for o in measured)
     with pytest.raises(errors.InputError, match="4 to 30"):
         cryptflow.plan(10, clients=3, bits=64)
+    for wrong, words in [
+        ({"mode": 5}, "mode must be a string"),
+        ({"privacy": "much"}, "Privacy"),
+        ({"clients": 3.0}, "clients must be an integer"),
+    ]:
+        with pytest.raises(errors.InputError, match=words) as caught:
+            cryptflow.plan(**{"values": 10, "clients": 3} | wrong)
+        assert caught.value.code == "CF_ARGUMENT"

@@ -142,7 +142,10 @@ def test_clipped_values_are_counted_and_clipped():
 @pytest.mark.parametrize(
     ("update", "words"),
     [
-        (np.zeros(10, np.float64), "float64"),
+        (np.zeros(10, np.float64), r"float64, must be float32: pass update\.astype"),
+        (np.zeros(10, np.float16), "float16"),
+        (np.zeros(10, ">f4"), ">f4"),
+        (np.ma.masked_equal(np.zeros(10, np.float32), 0), "masked"),
         (np.zeros((2, 5), np.float32), "flatten"),
         (np.zeros(0, np.float32), "empty"),
         (np.zeros(9, np.float32), "9 values"),
@@ -155,6 +158,67 @@ def test_unsuitable_updates_are_refused_by_name(update, words):
     r = hazmat.Round(10, clients=2)
     with pytest.raises(errors.InputError, match=words):
         r.encrypt(r.new_key(), update)
+
+
+def test_a_mask_that_hides_nothing_is_no_reason_to_refuse():
+    r = hazmat.Round(10, clients=2)
+    assert len(r.encrypt(r.new_key(), np.ma.array(np.zeros(10, np.float32)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"value_range": 0}, "range of 'values' is 0"),
+        ({"value_range": -1.0}, "positive"),
+        ({"value_range": np.nan}, "positive"),
+        ({"value_range": np.inf}, "positive"),
+        ({"value_range": 1e39}, "float32"),
+        ({"value_range": 10**400}, "float32"),
+        ({"value_range": 1e-46}, "float32"),
+        ({"value_range": "1"}, "positive"),
+        ({"value_range": True}, "positive"),
+        ({"weight_cap": 1 << 32}, r"below 2\^32"),
+        ({"digest": b"0" * 64}, "digest must be a string"),
+        ({"mode": 1}, "mode must be a string"),
+        ({"values": None, "tensors": [("a", 3, 1.0)]}, "mapping"),
+        ({"values": None, "tensors": {"a": 3}}, "count, range"),
+        ({"values": None, "tensors": {"a": (3,)}}, "1 items"),
+        ({"values": None, "tensors": {"a": (3.0, 1.0)}}, "count of 'a'"),
+        ({"values": None, "tensors": {5: (3, 1.0)}}, "tensor 5"),
+    ],
+)
+def test_wrong_rounds_are_refused_by_name(request_, words):
+    with pytest.raises(errors.InputError, match=words) as caught:
+        hazmat.Round(**{"values": 10, "clients": 2} | request_)
+    assert caught.value.code == "CF_ARGUMENT" and "json" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["lanes", "slots", "slots-ci"])
+def test_the_ends_of_float32(encoding):
+    """Means stay within the bound where values or ranges are at an end."""
+    top, least = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    ranges = {"top": top, "least": least, "large": 1e30, "small": 1e-30}
+    r = hazmat.Round(
+        clients=3,
+        tensors={name: (4, float(limit)) for name, limit in ranges.items()},
+        preset="n8192-q204",
+        encoding=encoding,
+    )
+    one = np.float32(
+        [
+            [top, -top, 0, -0.0],
+            [least, -least, 0, -0.0],
+            [1e30, -1e30, least, 0],
+            [1e-30, -1e-30, least, 0],
+        ]
+    )
+    updates = [u.reshape(-1) for u in (one, one, np.roll(one, 1, axis=1))]
+    got = run(r, updates, [1, 1, 1]).reshape(4, 4)
+    want = mean_of(updates, [1, 1, 1]).reshape(4, 4)
+    for g, w, limit in zip(got, want, ranges.values(), strict=True):
+        bound = r.error_bound(float(limit), contributions=3)
+        rounding = np.maximum(abs(w) * FLOAT32, float(least) / 2)
+        assert (abs(g - w) <= bound + rounding).all()
 
 
 def test_strided_and_misaligned_updates_are_copied():

@@ -2,11 +2,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 )
@@ -29,6 +32,7 @@ func run() int {
 	addCompletion(root)
 	// Descriptions of flags fit a terminal and a page.
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 100 "))
+	root.SetFlagErrorFunc(flagError)
 	if err := root.Execute(); err != nil {
 		code := ""
 		if s := errs.Find(err); s != errs.ErrInternal {
@@ -38,4 +42,18 @@ func run() int {
 		return 1
 	}
 	return 0
+}
+
+// flagError says what is wrong with a number without Go's names for it.
+func flagError(_ *cobra.Command, err error) error {
+	var value *pflag.InvalidValueError
+	var number *strconv.NumError
+	if !errors.As(err, &value) || !errors.As(err, &number) {
+		return err
+	}
+	reason := "is no number that it takes"
+	if errors.Is(number, strconv.ErrRange) {
+		reason = "is out of range"
+	}
+	return fmt.Errorf("--%s: %q %s: %w", value.GetFlag().Name, value.GetValue(), reason, errs.ErrArgument)
 }

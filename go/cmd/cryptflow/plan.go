@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ func planCommand() *cobra.Command {
 		Example: "  cryptflow plan --values 25e6 --clients 64 --bits 16",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if !(values >= 1 && values <= params.MaxValues) || values != math.Trunc(values) {
-				return fmt.Errorf("--values is %v; an update has 1 to %d: %w", values, int64(params.MaxValues), errs.ErrArgument)
+				return fmt.Errorf("--values is %v; an update has a whole number of them, 1 to %d: %w", values, int64(params.MaxValues), errs.ErrArgument)
 			}
 			q.Values, q.Calibrate = int64(values), !quick
 			if q.Mode, err = params.ParseMode(mode); err != nil {
@@ -85,27 +86,75 @@ func planCommand() *cobra.Command {
 	return c
 }
 
+// printPlan writes lines of at most 80 columns.
 func printPlan(out io.Writer, options []plan.Option) error {
 	o := options[0]
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "preset\tlanes\tΔ\tbytes/value up\tdown\tMB up\tMB down\tencrypt\tdecrypt\t")
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "preset\tlanes\tΔ\tbytes/value up\tup\tdown\tencrypt\tdecrypt\t")
 	for _, x := range options {
 		encrypt, decrypt := "–", "–"
 		if x.CalibratedUsing > 0 {
-			encrypt, decrypt = fmt.Sprintf("%.3g s", x.EncryptSeconds), fmt.Sprintf("%.3g s", x.DecryptSeconds)
+			encrypt, decrypt = seconds(x.EncryptSeconds), seconds(x.DecryptSeconds)
 		}
-		fmt.Fprintf(w, "%s\t%d\t2^%d\t%.2f\t%.2f\t%.3g\t%.3g\t%s\t%s\t\n", x.Preset, x.Lanes, x.DeltaBits, x.UpValue, x.DownValue, float64(x.BytesUp)/1e6, float64(x.BytesDown)/1e6, encrypt, decrypt)
+		fmt.Fprintf(w, "%s\t%d\t2^%d\t%s\t%s\t%s\t%s\t%s\t\n", x.Preset, x.Lanes, x.DeltaBits, perValue(x.UpValue),
+			size(float64(x.BytesUp)), size(float64(x.BytesDown)), encrypt, decrypt)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\n%s: %s, %d values of %d bits from %d clients (float32: %.3g MB)\n", o.Preset, o.Mode, o.Values, o.Bits, o.Clients, 4*float64(o.Values)/1e6)
+	// Aligned to the right, every line begins with the padding.
+	for line := range strings.Lines(table.String()) {
+		fmt.Fprint(out, line[2:])
+	}
+	plural := "s"
+	if o.Values == 1 {
+		plural = ""
+	}
+	fmt.Fprintf(out, "\n%s: %s, %d value%s of %d bits, up to %d clients\n", o.Preset, o.Mode, o.Values, plural, o.Bits, o.Clients)
+	fmt.Fprintf(out, "  as float32  %s\n", size(4*float64(o.Values)))
 	fmt.Fprintf(out, "  security    %d bits (%s)\n", o.SecurityBits, o.SecuritySource)
-	fmt.Fprintf(out, "  exactness   any of 2^40 coefficients exceeds its bound with probability 2^%.0f at most\n", o.FailureLog2)
+	// Rounded up: what is said holds.
+	fmt.Fprintf(out, "  exactness   any of 2^40 coefficients exceeds its bound: probability ≤ 2^%.0f\n", math.Ceil(o.FailureLog2))
 	fmt.Fprintf(out, "  precision   %.1e of a tensor's range a value, before weights\n", o.Step)
 	if n := o.Privacy; n != nil {
-		fmt.Fprintf(out, "  privacy     the clip norm has %d steps and the range is %.1f times it; a mean's noise is ±%.3g of it a value;\n", n.Steps, n.Range, n.Mean)
-		fmt.Fprintf(out, "              rounding costs %.1f %% of that noise; any value is cut with probability 2^%.0f at most\n", 100*(1-1/n.Inflation), n.Failure)
+		fmt.Fprintf(out, "  privacy     the clip norm has %d steps, the range is %.1f times it;\n", n.Steps, n.Range)
+		fmt.Fprintf(out, "              a mean's noise is ±%.3g of it a value, of which\n", n.Mean)
+		fmt.Fprintf(out, "              rounding costs %.1f %%; any value is cut: probability ≤ 2^%.0f\n", 100*(1-1/n.Inflation), math.Ceil(n.Failure))
 	}
 	return nil
+}
+
+// perValue is a number of bytes a value, of few digits.
+func perValue(bytes float64) string {
+	if bytes >= 1000 {
+		return fmt.Sprintf("%.0f", bytes)
+	}
+	return fmt.Sprintf("%.2f", bytes)
+}
+
+// size is a number of bytes with three digits, in units of thousands.
+func size(bytes float64) string {
+	return scaled(bytes, "B", "kB", "MB", "GB", "TB")
+}
+
+// seconds is a duration with three digits.
+func seconds(s float64) string {
+	return scaled(s*1e6, "µs", "ms", "s")
+}
+
+// scaled is a number of three digits in the first unit, or the first greater
+// one, that leaves it below 1000.
+func scaled(x float64, units ...string) string {
+	for x >= 999.5 && len(units) > 1 {
+		x, units = x/1000, units[1:]
+	}
+	digits := 0
+	if x < 99.95 && x != math.Trunc(x) {
+		digits = 1
+	}
+	if x < 9.995 && x != math.Trunc(x) {
+		digits = 2
+	}
+	return fmt.Sprintf("%.*f %s", digits, x, units[0])
 }
