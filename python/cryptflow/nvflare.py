@@ -91,7 +91,20 @@ def encrypted(
     -------
     Recipe
         The one given.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        The recipe has another aggregator, or FLARE's own (CF_ARGUMENT): the job
+        would end well, and nobody would have looked at the receipts.
     """
+    if not isinstance(getattr(recipe, "aggregator", None), ReceiptAggregator):
+        raise _error(
+            InputError,
+            "CF_ARGUMENT",
+            "the recipe has no receipt aggregator: make it with "
+            "aggregator=ReceiptAggregator()",
+        )
     path = None if profile is None else os.fspath(profile)
     tasks = sorted({train_task, *_TASKS})
     recipe.add_client_input_filter(OpenTask(task, path, train_task), tasks=tasks)

@@ -15,6 +15,7 @@ from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.shareable import make_reply
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 
 import cryptflow
 from cryptflow import errors
@@ -25,6 +26,7 @@ from cryptflow.nvflare import (
     FirstModelOnly,
     OpenTask,
     ReceiptAggregator,
+    encrypted,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,6 +180,21 @@ def test_a_site_without_profile_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="CRYPTFLOW_PROFILE") as caught:
         OpenTask("x").process(data({}), context(tmp_path)())
     assert caught.value.code == "CF_CONFIG"
+
+
+@pytest.mark.parametrize("aggregator", [None, object()])
+def test_a_recipe_without_the_receipts_aggregator_is_refused(aggregator):
+    """FLARE's own would fail at every receipt, and the job would end well."""
+    recipe = FedAvgRecipe(
+        name="x",
+        model=Network(),
+        min_clients=3,
+        train_script=str(ROOT / "examples" / "nvflare" / "client.py"),
+    )
+    recipe.aggregator = aggregator
+    with pytest.raises(errors.InputError, match="ReceiptAggregator") as caught:
+        encrypted(recipe, "x")
+    assert caught.value.code == "CF_ARGUMENT"
 
 
 def receipt(client, **other):
