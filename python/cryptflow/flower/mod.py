@@ -72,7 +72,7 @@ def encrypted(
     model_file : path, optional
         Where this node writes the cohort's model after every round, whole or not
         at all: arrays by name, for `numpy.load`. ``{partition-id}`` as in
-        `profile`. Flower drops a node's state with the run; this file stays.
+        `profile`. A node's state belongs to one run; this file stays.
 
     Notes
     -----
