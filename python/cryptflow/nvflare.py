@@ -32,7 +32,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from cryptflow.arrays import ArrayWeights
 from cryptflow.client import Client, connect
-from cryptflow.errors import InputError, LayoutError, RoundError
+from cryptflow.errors import InputError, LayoutError, RoundError, UnavailableError
 from cryptflow.session import Session, named_metrics
 
 __all__ = [
@@ -217,7 +217,17 @@ class OpenTask(Filter):
                 "no profile: pass one to encrypted(...) or set CRYPTFLOW_PROFILE",
             )
         path = found.replace("{site}", str(fl_ctx.get_identity_name()))
-        return connect(path, task=self.task, progress=False)
+        ended = fl_ctx.get_run_abort_signal()
+
+        def watch(*_: object) -> None:
+            # An incomplete cohort is waited for, but not by a job that ended: its
+            # update would go into the next job's round.
+            if ended is not None and ended.triggered:
+                raise _error(
+                    UnavailableError, "CF_CANCELLED", "the job ended before its round"
+                )
+
+        return connect(path, task=self.task, progress=False, on_phase=watch)
 
 
 class EncryptResult(Filter):

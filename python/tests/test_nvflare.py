@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.shareable import make_reply
+from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
@@ -173,6 +174,22 @@ def test_what_would_leave_in_the_clear_is_refused(cluster, tmp_path):
     reply = encrypt.process(failed, fl_ctx())
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
     assert not holds(reply, trained) and "DXO" not in reply
+
+
+def test_a_site_whose_job_ended_waits_no_longer(cluster, tmp_path):
+    """Another site failed: its cohort stays incomplete, its process would stay."""
+    cluster.create_task("ended", MODEL)
+    fl_ctx, ended = context(tmp_path), Signal()
+    here = fl_ctx()
+    here.set_prop(ReservedKey.RUN_ABORT_SIGNAL, ended, private=True, sticky=True)
+    first = {k: v.copy() for k, v in MODEL.items()}
+    OpenTask("ended", str(cluster.profiles[0])).process(data(first), here)
+    ended.trigger(True)
+    trained = {k: v + 1 for k, v in MODEL.items()}
+    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: 5}
+    with pytest.raises(errors.UnavailableError, match="job ended") as caught:
+        EncryptResult().process(data(trained, **meta), fl_ctx())
+    assert caught.value.code == "CF_CANCELLED"
 
 
 def test_a_site_without_profile_says_what_to_do(tmp_path, monkeypatch):
