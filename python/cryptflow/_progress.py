@@ -20,7 +20,7 @@ class Bars:
     wanted : bool or None
         None: if standard error is a terminal and tqdm is installed.
     observer : callable or None
-        Told of every change as well.
+        Told at every look as well: by raising it ends the operation.
     """
 
     def __init__(self, wanted: bool | None, observer: Observer | None) -> None:
@@ -47,11 +47,11 @@ class Bars:
             bar.close()
 
     def _update(self, phase: str, done: int, total: int) -> None:
+        if self._observer is not None:
+            self._observer(phase, done, total)
         if self._last.get(phase) == (done, total):
             return
         self._last[phase] = done, total
-        if self._observer is not None:
-            self._observer(phase, done, total)
         if self._tqdm is None:
             return
         bar = self._bars.get(phase)

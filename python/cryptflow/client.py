@@ -597,7 +597,8 @@ def connect(
         Show progress bars; when missing, if standard error is a terminal and
         tqdm is installed.
     on_phase : callable, optional
-        Called often as ``on_phase(phase, done, total)`` while a round runs.
+        Called often as ``on_phase(phase, done, total)`` while a round runs; what
+        it raises ends the waiting, as Ctrl-C does.
 
     Raises
     ------

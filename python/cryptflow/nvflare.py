@@ -33,7 +33,7 @@ from nvflare.app_common.app_constant import AppConstants
 from cryptflow._backup import write_arrays
 from cryptflow.arrays import ArrayWeights
 from cryptflow.client import Client, connect
-from cryptflow.errors import LayoutError, RoundError, from_code
+from cryptflow.errors import InputError, LayoutError, RoundError, from_code
 from cryptflow.session import Session, named_metrics
 
 __all__ = [
@@ -92,7 +92,18 @@ def encrypted(
     -------
     Recipe
         The one given.
+
+    Raises
+    ------
+    cryptflow.errors.InputError
+        The recipe has another aggregator, or FLARE's own (CF_ARGUMENT): the job
+        would end well, and nobody would have looked at the receipts.
     """
+    if not isinstance(getattr(recipe, "aggregator", None), ReceiptAggregator):
+        raise InputError(
+            "the recipe has no receipt aggregator: make it with "
+            "aggregator=ReceiptAggregator()",
+        )
     path = None if profile is None else os.fspath(profile)
     tasks = sorted({train_task, *_TASKS})
     recipe.add_client_input_filter(OpenTask(task, path, train_task), tasks=tasks)
@@ -198,7 +209,15 @@ class OpenTask(Filter):
                 "no profile: pass one to encrypted(...) or set CRYPTFLOW_PROFILE",
             )
         path = found.replace("{site}", str(fl_ctx.get_identity_name()))
-        return connect(path, task=self.task, progress=False)
+        ended = fl_ctx.get_run_abort_signal()
+
+        def watch(*_: object) -> None:
+            # An incomplete cohort is waited for, but not by a job that ended: its
+            # update would go into the next job's round.
+            if ended is not None and ended.triggered:
+                raise from_code("CF_CANCELLED", "the job ended before its round")
+
+        return connect(path, task=self.task, progress=False, on_phase=watch)
 
 
 class EncryptResult(Filter):

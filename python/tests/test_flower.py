@@ -98,7 +98,8 @@ class StubGrid(Grid):
         def work(i, message):
             node = message.metadata.dst_node_id
             content = RecordDict(dict(message.content))
-            own = Message(content, node, message.metadata.message_type)
+            known = message.metadata
+            own = Message(content, node, known.message_type, ttl=known.ttl)
             try:
                 replies[i] = self.app(own, self.contexts[node])
             except Exception as error:  # as a SuperNode does
@@ -301,10 +302,89 @@ def test_replies_without_receipts_and_other_results_fail_the_run(cluster):
         strategy.aggregate_train(1, [reply(1, good), reply(2, None)])
     with pytest.raises(errors.RoundError, match="2 different results"):
         strategy.aggregate_train(1, [reply(1, good), reply(2, good | {"result": "b"})])
-    with pytest.raises(errors.RoundError, match="0 receipts in 0"):
+    with pytest.raises(errors.RoundError, match="no client finished") as caught:
         strategy.aggregate_train(1, [])
+    assert caught.value.code == "CF_ROUND_ABORTED"
     with pytest.raises(errors.InputError, match="fraction_train"):
         EncryptedFedAvg(fraction_train=0.5)
+
+
+def test_the_reason_of_a_failed_round_is_a_client_s(cluster):
+    """The server's log says what to mend, not only that nothing came."""
+    strategy = EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3)
+    with pytest.raises(errors.RoundError, match=r"3 failed; .* no such task") as caught:
+        start(strategy, StubGrid(app_of("not-there", {}), cluster), 1)
+    assert caught.value.code == "CF_ROUND_ABORTED"
+
+
+def test_a_mean_with_contributions_of_another_run_fails_both(cluster):
+    """Two runs of one task at a time: no client's mean is that of its run."""
+    cluster.create_task("twice", FIRST, rounds=3, weight_cap=40)
+    found = {}
+
+    def run(i, nodes):
+        grid = StubGrid(app_of("twice", {}), cluster)
+        grid.contexts = {n: c for n, c in grid.contexts.items() if n in nodes}
+        strategy = EncryptedFedAvg(min_train_nodes=1, min_available_nodes=1)
+        with pytest.raises(errors.RoundError, match="another run") as caught:
+            start(strategy, grid, 1)
+        found[i] = caught.value.code, strategy.receipts
+
+    runs = [
+        threading.Thread(target=run, args=x) for x in enumerate([{100}, {101, 102}])
+    ]
+    for r in runs:
+        r.start()
+    for r in runs:
+        r.join()
+    assert found == dict.fromkeys(range(2), ("CF_CONTRIBUTION_CONFLICT", []))
+
+
+def test_a_client_does_not_try_longer_than_its_server_waits(cluster, monkeypatch):
+    """A run that ended leaves no client behind whose update the next one has."""
+    cluster.create_task("left", FIRST, rounds=1, weight_cap=40, deadline=5)
+    grid = StubGrid(app_of("left", {}), cluster)
+    del grid.contexts[102]  # its cohort of 3 stays incomplete
+    strategy = EncryptedFedAvg(min_train_nodes=2, min_available_nodes=2)
+    record = ArrayRecord({k: Array(a) for k, a in STEPS.items()})
+    with pytest.raises(errors.RoundError, match="was incomplete") as caught:
+        strategy.start(grid, record, num_rounds=1, timeout=2)
+    assert caught.value.code == "CF_ROUND_ABORTED"
+
+
+def test_the_cohort_s_model_is_written_at_the_clients(cluster, tmp_path):
+    cluster.create_task("kept", FIRST, rounds=1, weight_cap=40)
+    file = tmp_path / "model-{partition-id}.npz"
+    grid = StubGrid(app_of("kept", {}, model_file=file), cluster)
+    result = start(EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3), grid, 1)
+    for i in range(3):
+        model = dict(np.load(tmp_path / f"model-{i}.npz"))
+        assert np.abs(model["w"] - plain(1)[0]).max() < 1e-4
+        held = grid.contexts[100 + i].state["cryptflow.arrays"]
+        assert np.array_equal(model["w"], held["w"].numpy()) and model["steps"] == 1
+    assert len(list(tmp_path.iterdir())) == 3  # nothing half written
+    for save in (result.arrays.to_torch_state_dict, result.arrays.to_numpy_ndarrays):
+        with pytest.raises(errors.RoundError, match="model_file"):
+            save()
+
+
+def test_wrong_calls_are_refused_before_anything_is_trained(cluster, tmp_path):
+    strategy = EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3)
+    with pytest.raises(errors.InputError, match="evaluate_fn") as caught:
+        strategy.start(None, ArrayRecord(), evaluate_fn=lambda *_: None)
+    assert caught.value.code == "CF_ARGUMENT"
+    cluster.create_task("early", FIRST, rounds=1, weight_cap=40)
+    trained = {}
+    file = tmp_path / "missing" / "model.npz"
+    grid = StubGrid(app_of("early", trained, model_file=file), cluster)
+    with pytest.raises(errors.RoundError, match="model_file: no folder"):
+        start(EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3), grid, 1)
+    grid = StubGrid(app_of("early", trained), cluster)
+    for context in grid.contexts.values():
+        del context.node_config["partition-id"]
+    with pytest.raises(errors.RoundError, match="has no partition-id"):
+        start(EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3), grid, 1)
+    assert not trained
 
 
 def test_evaluation_has_the_cohort_s_model_and_keeps_its_metrics(cluster):
@@ -452,7 +532,7 @@ def test_the_example_runs(cluster, tmp_path, engine):
             began = time.monotonic()
             while True:
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
                     break
                 except OSError:
                     late = time.monotonic() - began > 60

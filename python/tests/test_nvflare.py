@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.shareable import make_reply
+from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 
 import cryptflow
 from cryptflow import errors
@@ -25,6 +27,7 @@ from cryptflow.nvflare import (
     FirstModelOnly,
     OpenTask,
     ReceiptAggregator,
+    encrypted,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,11 +176,42 @@ def test_what_would_leave_in_the_clear_is_refused(cluster, tmp_path):
     assert not holds(reply, trained) and "DXO" not in reply
 
 
+def test_a_site_whose_job_ended_waits_no_longer(cluster, tmp_path):
+    """Another site failed: its cohort stays incomplete, its process would stay."""
+    cluster.create_task("ended", MODEL)
+    fl_ctx, ended = context(tmp_path), Signal()
+    here = fl_ctx()
+    here.set_prop(ReservedKey.RUN_ABORT_SIGNAL, ended, private=True, sticky=True)
+    first = {k: v.copy() for k, v in MODEL.items()}
+    OpenTask("ended", str(cluster.profiles[0])).process(data(first), here)
+    ended.trigger(True)
+    trained = {k: v + 1 for k, v in MODEL.items()}
+    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: 5}
+    with pytest.raises(errors.UnavailableError, match="job ended") as caught:
+        EncryptResult().process(data(trained, **meta), fl_ctx())
+    assert caught.value.code == "CF_CANCELLED"
+
+
 def test_a_site_without_profile_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("CRYPTFLOW_PROFILE", raising=False)
     with pytest.raises(errors.InputError, match="CRYPTFLOW_PROFILE") as caught:
         OpenTask("x").process(data({}), context(tmp_path)())
     assert caught.value.code == "CF_CONFIG"
+
+
+@pytest.mark.parametrize("aggregator", [None, object()])
+def test_a_recipe_without_the_receipts_aggregator_is_refused(aggregator):
+    """FLARE's own would fail at every receipt, and the job would end well."""
+    recipe = FedAvgRecipe(
+        name="x",
+        model=Network(),
+        min_clients=3,
+        train_script=str(ROOT / "examples" / "nvflare" / "client.py"),
+    )
+    recipe.aggregator = aggregator
+    with pytest.raises(errors.InputError, match="ReceiptAggregator") as caught:
+        encrypted(recipe, "x")
+    assert caught.value.code == "CF_ARGUMENT"
 
 
 def receipt(client, **other):

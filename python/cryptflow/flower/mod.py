@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from flwr.app import (
     RecordDict,
 )
 
+from cryptflow._backup import write_arrays
 from cryptflow.client import Client, connect
 from cryptflow.errors import LayoutError, from_code
 from cryptflow.flower.optimizers import Optimizer
@@ -44,6 +47,7 @@ def encrypted(
     optimizer: Optimizer | None = None,
     evaluate_metrics: bool = False,
     examples: str = "num-examples",
+    model_file: str | os.PathLike[str] | None = None,
 ) -> Mod:
     """Return a mod that averages under encryption. It is the last of the list.
 
@@ -66,19 +70,29 @@ def encrypted(
         Whether metrics of evaluation may leave this node, in the clear.
     examples : str
         Which metric of the train handler is the client's weight.
+    model_file : path, optional
+        Where this node writes the cohort's model after every round, whole or not
+        at all: arrays by name, for `numpy.load`. ``{partition-id}`` as in
+        `profile`. A node's state belongs to one run; this file stays.
 
     Notes
     -----
     A node's clients run at the same time: a round ends when the cohort is
     complete. In simulations, give clients fractions of a core. Exceptions of the
-    handler reach the server as their type alone.
+    handler reach the server as their type alone. When a cohort stays incomplete,
+    the same update goes into the task's next round, for as long as the message
+    lives: the ServerApp's ``timeout``.
     """
 
     def mod(message: Message, context: Context, call_next: Handler) -> Message:
         kind = message.metadata.message_type.partition(".")[0]
         if kind == MessageType.TRAIN:
-            with _connected(context, task, profile) as client:
-                return _train(client, message, context, call_next)
+            file = None if model_file is None else Path(_path(context, model_file))
+            if file is not None and not file.parent.is_dir():
+                raise from_code("CF_CONFIG", f"model_file: no folder {file.parent}")
+            until = message.metadata.created_at + message.metadata.ttl
+            with _connected(context, task, profile, until) as client:
+                return _train(client, message, context, call_next, file)
         if kind == MessageType.EVALUATE and _MODEL in context.state:
             message.content[_key(message, "arrays")] = _held(context)
         reply = _called(call_next, message, context)
@@ -87,7 +101,11 @@ def encrypted(
         return _without_arrays(reply, kind == MessageType.EVALUATE)
 
     def _train(
-        client: Client, message: Message, context: Context, call_next: Handler
+        client: Client,
+        message: Message,
+        context: Context,
+        call_next: Handler,
+        file: Path | None,
     ) -> Message:
         key = _key(message, "arrays")
         model = _Model(client.layout, _template(message, context, key))
@@ -107,6 +125,8 @@ def encrypted(
         session = Session(model, stepping, int(metrics[examples]), state=state)
         report = session.average(named_metrics(client, metrics) or None)
         _keep(context, model, session.state_dict(), state["epochs"] + 1)
+        if file is not None:
+            model.save(file)
         receipt = {
             "task": report.task,
             "round": report.round,
@@ -135,7 +155,10 @@ def encrypted(
 
 
 def _connected(
-    context: Context, task: str | None, profile: str | os.PathLike[str] | None
+    context: Context,
+    task: str | None,
+    profile: str | os.PathLike[str] | None,
+    until: float,
 ) -> Client:
     found = profile or context.node_config.get("cryptflow-profile")
     found = found or os.environ.get("CRYPTFLOW_PROFILE")
@@ -144,9 +167,30 @@ def _connected(
             "CF_CONFIG",
             "no profile: set cryptflow-profile in the SuperNode's --node-config",
         )
-    partition = str(context.node_config.get("partition-id", ""))
-    path = os.fspath(found) if not isinstance(found, str) else found  # type: ignore[arg-type]
-    return connect(path.replace("{partition-id}", partition), task=task, progress=False)
+
+    def watch(*_: object) -> None:
+        # A run that ended must not leave its updates to the next one.
+        if time.time() > until:
+            raise from_code(
+                "CF_TIMEOUT",
+                "the cohort was incomplete for as long as the ServerApp waits; did "
+                "another client fail?",
+            )
+
+    path = _path(context, found)
+    return connect(path, task=task, progress=False, on_phase=watch)
+
+
+def _path(context: Context, found: Any) -> str:
+    """Return a path with this node's partition in it."""
+    path = str(os.fspath(found))
+    partition = context.node_config.get("partition-id")
+    if "{partition-id}" in path and partition is None:
+        raise from_code(
+            "CF_CONFIG",
+            f"{path}: this SuperNode's --node-config has no partition-id",
+        )
+    return path.replace("{partition-id}", str(partition))
 
 
 def _called(call_next: Handler, message: Message, context: Context) -> Message:
@@ -247,7 +291,9 @@ class _Model:
 
     def __init__(self, layout: Layout, template: ArrayRecord) -> None:
         self.layout = layout
-        self._arrays = {name: a.numpy().copy() for name, a in template.items()}
+        self._arrays: dict[str, Any] = {
+            name: a.numpy().copy() for name, a in template.items()
+        }
         self.complete = all(tensor.name in self._arrays for tensor in layout)
         for tensor in layout:
             if tensor.name not in self._arrays:
@@ -282,6 +328,10 @@ class _Model:
         arrays = {name: a.numpy().copy() for name, a in record.items()}
         self._check(arrays)
         self._arrays = arrays
+
+    def save(self, file: Path) -> None:
+        """Write all arrays, whole or not at all."""
+        write_arrays(file, self._arrays)
 
     def record(self) -> ArrayRecord:
         return ArrayRecord({name: Array(a) for name, a in self._arrays.items()})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Result
 
-from cryptflow.errors import InputError, from_code
+from cryptflow.errors import CryptFlowError, InputError, from_code
 
 __all__ = ["EncryptedFedAvg"]
+
+_log = logging.getLogger("cryptflow.flower")
 
 #: The record of a reply that says what was contributed and opened.
 RECEIPT = "cryptflow"
@@ -25,7 +28,9 @@ class EncryptedFedAvg(FedAvg):
     the initial arrays, unless `send_initial` is False; later ones carry none,
     and no reply does.
 
-    The result's arrays are empty: the trained model is with the clients.
+    The result's arrays are empty, and say so when they are turned into a model:
+    the trained model is with the clients, where ``encrypted(model_file=...)``
+    writes it.
 
     Parameters
     ----------
@@ -52,6 +57,53 @@ class EncryptedFedAvg(FedAvg):
         self.send_initial = send_initial
         #: Receipts of every round: lists of dicts with task, round, client, …
         self.receipts: list[list[dict[str, Any]]] = []
+        self._timeout: float | None = None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run all rounds, as Flower's FedAvg, and leave the model where it is.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds that a round may take. Clients whose cohort stays incomplete
+            try again until then, and no longer.
+        evaluate_fn : None
+            Nothing else: the server has no model that it could evaluate.
+
+        Raises
+        ------
+        cryptflow.errors.InputError
+            `evaluate_fn` was given (CF_ARGUMENT).
+        """
+        if evaluate_fn is not None:
+            raise InputError(
+                "evaluate_fn would evaluate the first model again and again: the "
+                "server has no other; evaluate at the clients"
+            )
+        _log.warning(
+            "the trained model stays with the clients: encrypted(model_file=...) "
+            "writes it there"
+        )
+        self._timeout = timeout
+        result = super().start(
+            grid,
+            initial_arrays,
+            num_rounds=num_rounds,
+            timeout=timeout,
+            train_config=train_config,
+            evaluate_config=evaluate_config,
+        )
+        result.arrays = _AtTheClients()
+        return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -59,7 +111,11 @@ class EncryptedFedAvg(FedAvg):
         """Send the configuration, and in the first round the initial arrays."""
         first = server_round == 1 and self.send_initial
         sent = arrays if first else ArrayRecord()
-        return super().configure_train(server_round, sent, config, grid)
+        messages = list(super().configure_train(server_round, sent, config, grid))
+        if self._timeout is not None:
+            for message in messages:  # nobody reads a later reply
+                message.metadata.ttl = self._timeout
+        return messages
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -76,13 +132,23 @@ class EncryptedFedAvg(FedAvg):
         ------
         cryptflow.errors.RoundError
             A reply carries arrays or no receipt, clients opened different
-            results, or no client finished.
+            results (CF_PLAINTEXT); no client finished (CF_ROUND_ABORTED); the
+            mean has other contributions than those of this run's clients
+            (CF_CONTRIBUTION_CONFLICT).
         """
-        good, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
+        good, bad = self._check_and_log_replies(replies, is_train=True, validate=False)
         for message in good:
             refuse_arrays(message)
-        receipts = [dict(m.content[RECEIPT]) for m in good if RECEIPT in m.content]
-        if len(receipts) != len(good) or not good:
+        why = f"; one of them: {bad[0].error.reason}" if bad else ""
+        if not good:
+            raise from_code(
+                "CF_ROUND_ABORTED",
+                f"round {server_round}: no client finished, {len(bad)} failed{why}",
+            )
+        receipts: list[dict[str, Any]] = [
+            dict(m.content[RECEIPT]) for m in good if RECEIPT in m.content
+        ]
+        if len(receipts) != len(good):
             raise from_code(
                 "CF_PLAINTEXT",
                 f"round {server_round}: {len(receipts)} receipts in {len(good)} "
@@ -95,6 +161,14 @@ class EncryptedFedAvg(FedAvg):
                 "CF_PLAINTEXT",
                 f"round {server_round}: the clients opened {len(opened)} different "
                 "results; do they all run the same app and task?",
+            )
+        clients, cohort = {r["client"] for r in receipts}, receipts[0]["cohort"]
+        if not len(clients) == len(receipts) == cohort:
+            raise from_code(
+                "CF_CONTRIBUTION_CONFLICT",
+                f"round {server_round}: {len(clients)} clients of this run have a "
+                f"mean of {cohort}: another run of the same task took part, or a "
+                f"client ended before its reply; {len(bad)} failed{why}",
             )
         self.receipts.append(receipts)
         metrics = self.train_metrics_aggr_fn(
@@ -127,3 +201,21 @@ def refuse_arrays(message: Message) -> None:
             f"node {message.metadata.src_node_id} sent arrays in the clear; its "
             "ClientApp needs mods=[encrypted(...)] as the last mod of the list",
         )
+
+
+class _AtTheClients(ArrayRecord):
+    """No arrays; a model made of them would be an empty one, saved in silence."""
+
+    def to_torch_state_dict(self, **_: Any) -> Any:
+        raise _elsewhere()
+
+    def to_numpy_ndarrays(self, **_: Any) -> Any:
+        raise _elsewhere()
+
+
+def _elsewhere() -> CryptFlowError:
+    return from_code(
+        "CF_STATE",
+        "the server has no model to save: it is with the clients, where "
+        "encrypted(model_file=...) writes it",
+    )
