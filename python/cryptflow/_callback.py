@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from cryptflow.session import Averager, Session, check_arguments, named_metrics
 from cryptflow.torch import ModuleWeights, as_tensors
 
 __all__ = ["Rounds"]
+
+_log = logging.getLogger(__name__)
 
 
 class Rounds:
@@ -72,6 +75,14 @@ class Rounds:
             self._inside = False
             self.reports.append(report)
         return report
+
+    def _end_training(self) -> None:
+        """Say so when the model is not the cohort's at the end."""
+        if self._inside:
+            _log.warning(
+                "training ended inside a round: the model has local epochs that "
+                "were not averaged; epochs should be a multiple of epochs_per_round"
+            )
 
     def _saved(self) -> dict[str, Any]:
         """Return the session's state as a checkpoint may hold it; empty without."""

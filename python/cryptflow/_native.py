@@ -82,6 +82,11 @@ class Handle:
         error.code = "CF_ARGUMENT"
         raise error
 
+    @property
+    def closed(self) -> bool:
+        """Whether the object was dropped."""
+        return not self._finalize.alive
+
     def close(self) -> None:
         """Drop the object now; a second call does nothing."""
         self._finalize()
