@@ -260,7 +260,7 @@ func (x *Client) Open(ctx context.Context) (*Round, error) {
 			return nil, err
 		}
 		if r.Spec.ModelDigest != model {
-			return nil, fmt.Errorf("round %d of %s starts from model %s and this client holds %s: it joined late or a round was sealed without it; it can take part in the next task: %w", status.Round, x.task.Name, r.Spec.ModelDigest.Short(), model.Short(), errs.ErrModelMismatch)
+			return nil, fmt.Errorf("round %d of %s starts from model %s and this client holds %s: it joined late, started again without what it had saved, or a round was sealed without it; it can go on from a checkpoint of its last round, or take part in the next task: %w", status.Round, x.task.Name, r.Spec.ModelDigest.Short(), model.Short(), errs.ErrModelMismatch)
 		}
 		if r.Spec.Kind != kind || r.Spec.Step != step {
 			return nil, fmt.Errorf("round %d of %s is of %v after %d updates, not of %v after %d: %w", status.Round, x.task.Name, r.Spec.Kind, r.Spec.Step, kind, step, errs.ErrSpec)

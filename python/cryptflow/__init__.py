@@ -8,7 +8,6 @@ package loads no native code.
 """
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from cryptflow import errors
@@ -41,8 +40,6 @@ _LAZY = {
     "create_task": "cryptflow.client",
     "plan": "cryptflow.client",
 }
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

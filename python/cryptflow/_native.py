@@ -80,6 +80,11 @@ class Handle:
             "copied or pickled: keep them out of what is, and connect in each process"
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether the object was dropped."""
+        return not self._finalize.alive
+
     def close(self) -> None:
         """Drop the object now; a second call does nothing."""
         self._finalize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from cryptflow.session import (
 )
 
 __all__ = ["Rounds"]
+
+_log = logging.getLogger(__name__)
 
 
 class Rounds:
@@ -91,3 +94,11 @@ class Rounds:
             self._inside = False
             self.reports.append(report)
         return report
+
+    def _end_training(self) -> None:
+        """Say so when the model is not the cohort's at the end."""
+        if self._inside:
+            _log.warning(
+                "training ended inside a round: the model has local epochs that "
+                "were not averaged; epochs should be a multiple of epochs_per_round"
+            )

@@ -340,6 +340,16 @@ class Client:
         )
 
     @property
+    def _number(self) -> int:
+        """The connected client's number in Go."""
+        if self._handle.closed:
+            raise from_code(
+                "CF_BAD_HANDLE",
+                "this client is closed: train inside its with block, or connect again",
+            )
+        return self._handle.number
+
+    @property
     def name(self) -> str:
         """Name in this client's certificate."""
         return str(self.info["client"])
@@ -375,7 +385,7 @@ class Client:
         Kept beside the model that `collect` made, it lets another process
         go on; see `resume`.
         """
-        answer: dict[str, Any] = run("position", client=self._handle.number)
+        answer: dict[str, Any] = run("position", client=self._number)
         return answer
 
     def resume(self, position: Mapping[str, Any]) -> None:
@@ -392,7 +402,7 @@ class Client:
         cryptflow.errors.CorruptError
             Its checkpoint is not signed by the key service.
         """
-        run("resume", client=self._handle.number, position=dict(position))
+        run("resume", client=self._number, position=dict(position))
         self._waiting = None
 
     def initial_model(self) -> Flat | None:
@@ -403,7 +413,7 @@ class Client:
         numpy.ndarray or None
             float32, shape (values,); None when clients bring their own.
         """
-        operation = Operation("model", client=self._handle.number)
+        operation = Operation("model", client=self._number)
         try:
             return operation.take() if operation.run() else None
         finally:
@@ -459,7 +469,7 @@ class Client:
             operation = Operation(
                 "contribute",
                 array,
-                client=self._handle.number,
+                client=self._number,
                 examples=examples,
                 metrics=_scalars(metrics),
             )
@@ -500,7 +510,7 @@ class Client:
         with self._bars() as observe:
             operation = Operation(
                 "collect",
-                client=self._handle.number,
+                client=self._number,
                 contribution=contribution._handle.number,
             )
             try:
@@ -568,7 +578,8 @@ def _scalars(metrics: Mapping[str, float] | None) -> dict[str, float]:
         )
     for name, value in (metrics or {}).items():
         try:
-            out[name] = float(value)
+            # A tensor that still has its graph is a number all the same.
+            out[name] = float(value.detach() if hasattr(value, "detach") else value)
         except (TypeError, ValueError, RuntimeError):  # the last is torch's
             raise InputError(f"metric {name!r} is {value!r}, not a number") from None
         if not np.isfinite(out[name]):

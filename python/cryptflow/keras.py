@@ -12,7 +12,6 @@ after this one see the cohort's weights and, in ``logs``, its numbers.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from os import PathLike
@@ -27,8 +26,6 @@ from cryptflow.errors import InputError, LayoutError
 from cryptflow.session import Averager, Flat, Layout, Tensor, Weights, pieces
 
 __all__ = ["FedAvg", "ModelWeights"]
-
-_log = logging.getLogger(__name__)
 
 
 class ModelWeights:
@@ -275,11 +272,7 @@ class FedAvg(Rounds, keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Say so when the model is not the cohort's at the end."""
-        if self._inside:
-            _log.warning(
-                "training ended inside a round: the model has local epochs that "
-                "were not averaged; epochs should be a multiple of epochs_per_round"
-            )
+        self._end_training()
 
     def _parts(self, model: keras.Model) -> tuple[Weights, Averager[Any]]:
         return ModelWeights(model, self._include), self._client

@@ -107,6 +107,11 @@ class FedAvg(TorchRounds, _Callback):
         if hasattr(report, "scalars"):
             pl_module.log_dict(report.scalars(), on_step=False, on_epoch=True)
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say so when the model is not the cohort's at the end."""
+        if not trainer.fast_dev_run:
+            self._end_training()
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the cohort's model and the position."""
         return self._saved()

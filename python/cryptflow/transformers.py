@@ -95,6 +95,10 @@ class FedAvg(TorchRounds, TrainerCallback):
             place = {"epoch": state.epoch, "step": state.global_step}
             state.log_history.append(report.scalars() | place)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say so when the model is not the cohort's at the end."""
+        self._end_training()
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep beside the model what going on from it needs."""
         if args.should_save:

@@ -349,6 +349,19 @@ def test_a_position_of_another_task_is_refused(cluster, task, request):
             b.resume(position | {"checkpoint": "nobody signed this"})
 
 
+def test_a_closed_client_says_so(cluster, task, rng):
+    with cluster.connect(0, task()) as client:
+        pass
+    for use in (
+        client.initial_model,
+        lambda: client.position,
+        lambda: client.average(updates(rng)[0], 10),
+    ):
+        with pytest.raises(errors.InputError, match="inside its with block") as caught:
+            use()
+        assert caught.value.code == "CF_BAD_HANDLE"
+
+
 def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng):
     name = task(rounds=2, max_clients=3, value_range=1.0)
     given = updates(rng)

@@ -277,6 +277,17 @@ assert client.calls == []
     )
 
 
+def test_training_that_ends_inside_a_round_says_so(here, caplog):
+    names = here("fedavg = FedAvg(Alone(), 7, epochs_per_round=2); net = Net()")
+    fedavg, net, data = names["fedavg"], names["net"], names["loader"](1)
+    names["trainer"]([fedavg], 1).fit(net, data)
+    assert "training ended inside a round" in caplog.text and not fedavg.reports
+    caplog.clear()
+    names["trainer"]([fedavg], 1).fit(net, data)
+    assert not [r for r in caplog.records if r.name.startswith("cryptflow")]
+    assert len(fedavg.reports) == 1
+
+
 def test_a_further_fit_begins_from_the_cohort_s_model(here):
     here(
         """

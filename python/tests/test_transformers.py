@@ -264,6 +264,17 @@ assert os.path.exists("out/checkpoint-9/cryptflow.pt")
     )
 
 
+def test_training_that_ends_inside_a_round_says_so(here, caplog):
+    names = here("fedavg = FedAvg(Alone(), 7, epochs_per_round=2); model = build()")
+    fedavg, model = names["fedavg"], names["model"]
+    names["trainer"](model, [fedavg], 1).train()
+    assert "training ended inside a round" in caplog.text and not fedavg.reports
+    caplog.clear()
+    names["trainer"](model, [fedavg], 1).train()
+    assert not [r for r in caplog.records if r.name.startswith("cryptflow")]
+    assert len(fedavg.reports) == 1
+
+
 def test_further_training_begins_from_the_cohort_s_model(here):
     here(
         """
