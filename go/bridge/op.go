@@ -24,6 +24,7 @@ type op struct {
 	mu       sync.Mutex
 	progress map[client.Phase][2]int64
 	phase    client.Phase
+	waiting  *waiting // what was last tried again
 	value    any
 	array    *arrowio.Float32
 	err      error
@@ -47,10 +48,29 @@ func (o *op) report(phase client.Phase, done, total int64) {
 	o.phase, o.progress[phase] = phase, [2]int64{done, total}
 }
 
+// waiting is why an operation waits for a service.
+type waiting struct {
+	Tries   int     `json:"tries"`   // of the operation so far
+	Error   string  `json:"error"`   // of the last one
+	Seconds float64 `json:"seconds"` // since anything moved
+	Limit   float64 `json:"limit"`   // of those
+}
+
+func (o *op) wait(err error, since, limit time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.waiting == nil {
+		o.waiting = &waiting{}
+	}
+	o.waiting.Tries++
+	o.waiting.Error, o.waiting.Seconds, o.waiting.Limit = errs.Format(err), since.Seconds(), limit.Seconds()
+}
+
 // begin runs work in the background. What it returns as value crosses as JSON.
 func begin(work func(ctx context.Context, o *op) (any, error)) int64 {
 	ctx, cancel := context.WithCancel(context.Background())
 	o := &op{cancel: cancel, done: make(chan struct{}), progress: map[client.Phase][2]int64{}}
+	ctx = client.WithWaiting(ctx, o.wait)
 	go func() {
 		defer close(o.done)
 		defer cancel()
@@ -102,6 +122,9 @@ func OpPoll(handle, milliseconds int64) (string, error) {
 			return "", o.err
 		}
 		answer := map[string]any{"done": finished, "phase": o.phase, "progress": o.progress}
+		if o.waiting != nil {
+			answer["waiting"] = o.waiting
+		}
 		if finished {
 			answer["value"] = o.value
 		}

@@ -31,6 +31,17 @@ func (p *patience) progress() {
 	p.pause.Reset()
 }
 
+// Waiting is told why something is tried again, for how long nothing has moved,
+// and after how long it is given up.
+type Waiting func(err error, since, limit time.Duration)
+
+type waitingKey struct{}
+
+// WithWaiting has w called by what is done with the context, from any goroutine.
+func WithWaiting(ctx context.Context, w Waiting) context.Context {
+	return context.WithValue(ctx, waitingKey{}, w)
+}
+
 // again says whether what failed may be tried again, after a pause. It returns
 // the error to give up with, or nil.
 func (p *patience) again(ctx context.Context, err error) error {
@@ -40,6 +51,9 @@ func (p *patience) again(ctx context.Context, err error) error {
 	passing := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout) || errors.Is(err, errs.ErrUpload)
 	if !passing || time.Since(p.moved) > p.limit {
 		return err
+	}
+	if w, ok := ctx.Value(waitingKey{}).(Waiting); ok {
+		w(err, time.Since(p.moved), p.limit)
 	}
 	timer := time.NewTimer(p.pause.NextBackOff())
 	defer timer.Stop()

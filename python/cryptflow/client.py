@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
@@ -243,6 +244,32 @@ def _report(
     return RoundReport(**values)
 
 
+#: Seconds without an answer before there is a warning, and between warnings.
+_PATIENT, _AGAIN = 5.0, 60.0
+
+
+class _Outage:
+    """Warnings while a service does not answer, instead of silence."""
+
+    def __init__(self) -> None:
+        self._tries, self._next = 0, 0.0
+
+    def note(self, tries: int, error: str, seconds: float, limit: float) -> None:
+        """Take in what Go says of the last thing that it tried again."""
+        if tries == self._tries:
+            return
+        self._tries, now = tries, time.monotonic()
+        if seconds >= _PATIENT and now >= self._next:
+            self._next = now + _AGAIN
+            _log.warning(
+                "no answer for %.0f s: %s; it is tried again until nothing has moved "
+                "for %.0f minutes",
+                seconds,
+                error,
+                limit / 60,
+            )
+
+
 class Operation:
     """Work in Go's background that Python polls, so that Ctrl-C is answered."""
 
@@ -258,9 +285,12 @@ class Operation:
 
     def run(self, observe: Observer | None = None) -> Any:
         """Wait for the end; return the operation's value."""
+        outage = _Outage()
         try:
             while True:
                 answer = json.loads(call("OpPoll", self._handle.number, _POLL))
+                if "waiting" in answer:
+                    outage.note(**answer["waiting"])
                 if observe is not None:
                     for phase, (done, total) in answer["progress"].items():
                         observe(phase, done, total)

@@ -630,6 +630,25 @@ def test_the_library_refuses_a_forked_child(cluster, task):
         assert c.initial_model() is not None
 
 
+def test_an_outage_is_said_while_it_lasts(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("cryptflow.client._PATIENT", 0.3)
+    with cryptflow.LocalCluster(2, folder=tmp_path / "data") as cluster:
+        model = LAYOUT, np.zeros(SIZE, np.float32)
+        cluster.create_task("t", model, value_range=1.0)
+
+        def watch(phase, *_):
+            if phase == "wait":
+                cluster.stop()
+            if "no answer for" in caplog.text:
+                raise KeyboardInterrupt
+
+        with cluster.connect(0, "t", on_phase=watch) as client:
+            with pytest.raises(KeyboardInterrupt):
+                client.average(np.zeros(SIZE, np.float32), 1)
+    assert "tried again until nothing has moved for 10 minutes" in caplog.text
+    assert caplog.text.count("no answer for") == 1
+
+
 def test_services_stop_with_their_cluster(tmp_path):
     with cryptflow.LocalCluster(2, folder=tmp_path) as c:
         assert c.floor == 2
