@@ -99,7 +99,7 @@ func parse(text string) (*request, error) {
 }
 
 // Start begins an operation that takes no array: connect, model, collect,
-// audit, list, abort, plan, position, resume. It returns the operation's handle.
+// audit, list, abort, plan, position, ready, resume. It returns the operation's handle.
 func Start(kind, text string) (int64, error) {
 	return guard(func() (int64, error) {
 		q, err := parse(text)
@@ -109,7 +109,7 @@ func Start(kind, text string) (int64, error) {
 		work := map[string]func(context.Context, *op) (any, error){
 			"connect": q.connect, "model": q.model, "collect": q.collect,
 			"audit": q.audit, "list": q.list, "abort": q.abort, "plan": q.options,
-			"position": q.position, "resume": q.resume,
+			"position": q.position, "resume": q.resume, "ready": q.ready,
 		}[kind]
 		if work == nil {
 			return 0, fmt.Errorf("no operation %q: %w", kind, errs.ErrArgument)
@@ -218,6 +218,14 @@ func (q *request) collect(ctx context.Context, o *op) (any, error) {
 	o.array = p.mean
 	o.mu.Unlock()
 	return p.report, nil
+}
+
+func (q *request) ready(ctx context.Context, _ *op) (any, error) {
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		return nil, err
+	}
+	return true, x.Joinable(ctx)
 }
 
 func (q *request) position(context.Context, *op) (any, error) {

@@ -260,13 +260,52 @@ func (x *Client) Open(ctx context.Context) (*Round, error) {
 			return nil, err
 		}
 		if r.Spec.ModelDigest != model {
-			return nil, fmt.Errorf("round %d of %s starts from model %s and this client holds %s: it joined late, started again without what it had saved, or a round was sealed without it; it can go on from a checkpoint of its last round, or take part in the next task: %w", status.Round, x.task.Name, r.Spec.ModelDigest.Short(), model.Short(), errs.ErrModelMismatch)
+			return nil, x.behind(r)
 		}
 		if r.Spec.Kind != kind || r.Spec.Step != step {
 			return nil, fmt.Errorf("round %d of %s is of %v after %d updates, not of %v after %d: %w", status.Round, x.task.Name, r.Spec.Kind, r.Spec.Step, kind, step, errs.ErrSpec)
 		}
 		return r, nil
 	}
+}
+
+// Joinable says whether this client can take part in the task's next round, as far
+// as is known now, so that nobody trains in vain. It returns ErrModelMismatch
+// where [Client.Open] will, or ErrTaskEnded.
+func (x *Client) Joinable(ctx context.Context) error {
+	x.mu.Lock()
+	next, model, open := x.next, x.model, x.open
+	x.mu.Unlock()
+	if open != nil {
+		return nil // its round is this client's
+	}
+	var status *pb.RoundStatus
+	if err := x.patiently(ctx, func() (err error) {
+		status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED})
+		return rpc.FromStatus(err, "aggregator")
+	}); err != nil {
+		return err
+	}
+	if status.State < pb.RoundState_KEYED || status.State == pb.RoundState_ABORTED {
+		return nil
+	}
+	r, err := x.spec(ctx, status.Round)
+	if err != nil {
+		return err
+	}
+	// A round that is sealed may still be aborted; one that is published moved the
+	// model, if it was not about ranges.
+	published := status.State >= pb.RoundState_PUBLISHED && r.Spec.Kind == task.KindValues
+	if r.Spec.ModelDigest != model || published {
+		return x.behind(r)
+	}
+	return nil
+}
+
+func (x *Client) behind(r *Round) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return fmt.Errorf("round %d of %s has another model than this client, which holds %s: it joined late, started again without what it had saved, or a round was sealed without it; it can go on from a checkpoint of its last round, or take part in the next task: %w", r.Spec.Round, x.task.Name, x.model.Short(), errs.ErrModelMismatch)
 }
 
 // spec fetches and verifies a round's specification.

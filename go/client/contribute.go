@@ -52,9 +52,10 @@ type Contribution struct {
 	reply   *envelope.Key
 	weight  uint32
 	root    task.Digest
-	deposit *pb.Signed
-	began   bool // an upload of this contribution exists or existed
-	resumed bool // its values may not be read any more
+	request *pb.DepositRequest // made once: sealing draws, and a key service that has it takes no other
+	deposit *pb.Signed         // its receipt
+	began   bool               // an upload of this contribution exists or existed
+	resumed bool               // its values may not be read any more
 
 	seconds map[Phase]float64
 	clipped []uint64
@@ -340,20 +341,22 @@ func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
 		return nil
 	}
 	d := &task.Deposit{Spec: c.Round.Digest, Client: x.name, ModelDigest: c.Round.Spec.ModelDigest, Root: c.root}
-	var seed []byte
-	if x.task.Mode == params.SumKey {
-		seed = bytes.Clone(c.secrets.Key[:])
-		defer clear(seed)
-	}
-	sealed, err := envelope.Seal(c.Round.Spec.HPKE, envelope.Deposit, d.Canonical(), seed)
-	if err != nil {
-		return err
+	if c.request == nil {
+		var seed []byte
+		if x.task.Mode == params.SumKey {
+			seed = bytes.Clone(c.secrets.Key[:])
+			defer clear(seed)
+		}
+		sealed, err := envelope.Seal(c.Round.Spec.HPKE, envelope.Deposit, d.Canonical(), seed)
+		if err != nil {
+			return err
+		}
+		c.request = &pb.DepositRequest{Deposit: d.Canonical(), Sealed: sealed, ReplyKey: c.reply.Public()}
 	}
 	x.mu.Lock()
 	x.open = c
 	x.mu.Unlock()
-	request := &pb.DepositRequest{Deposit: d.Canonical(), Sealed: sealed, ReplyKey: c.reply.Public()}
-	receipt, err := x.keys.Deposit(ctx, request)
+	receipt, err := x.keys.Deposit(ctx, c.request)
 	if err != nil {
 		return rpc.FromStatus(err, "key service")
 	}

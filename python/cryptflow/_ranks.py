@@ -72,6 +72,9 @@ class _Rank:
     def resume(self, position: Mapping[str, Any]) -> None:
         _from_zero(lambda: self._client.resume(position))
 
+    def ready(self) -> None:
+        _from_zero(getattr(self._client, "ready", lambda: None))
+
     def initial_model(self) -> Flat | None:
         work: Callable[[], Flat | None] = self._client.initial_model
         return _from_zero(work)

@@ -435,6 +435,18 @@ class Client:
         run("resume", client=self._number, position=dict(position))
         self._waiting = None
 
+    def ready(self) -> None:
+        """Say before training whether this client can take part in the next round.
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            The cohort has another model: this client came late, or started again
+            without its state (CF_MODEL_MISMATCH); or the task has ended
+            (CF_TASK_ENDED).
+        """
+        run("ready", client=self._number)
+
     def initial_model(self) -> Flat | None:
         """Return the task's first model, verified against the signed task.
 

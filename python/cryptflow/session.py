@@ -240,6 +240,8 @@ class Session(Generic[Report]):
         if state is not None:
             self._restore(state)
             return
+        # Averagers that cannot know have no such method.
+        getattr(client, "ready", lambda: None)()
         first = client.initial_model()
         if first is None:
             weights.read(self._master)

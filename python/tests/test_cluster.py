@@ -362,6 +362,17 @@ def test_a_closed_client_says_so(cluster, task, rng):
         assert caught.value.code == "CF_BAD_HANDLE"
 
 
+class Untrained:
+    """Weights that nothing may touch: the error comes before."""
+
+    layout = LAYOUT
+
+    def read(self, out):
+        raise AssertionError
+
+    write = read
+
+
 def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng):
     name = task(rounds=2, max_clients=3, value_range=1.0)
     given = updates(rng)
@@ -374,6 +385,10 @@ def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng)
     with cluster.connect(3, name) as late:
         with pytest.raises(errors.RoundError, match="joined late") as caught:
             late.average(given[0], 10)
+        assert caught.value.code == "CF_MODEL_MISMATCH"
+        # A session says so before anything is trained.
+        with pytest.raises(errors.RoundError, match="a checkpoint") as caught:
+            Session(Untrained(), late, 10)
         assert caught.value.code == "CF_MODEL_MISMATCH"
 
 
