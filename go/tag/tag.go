@@ -79,14 +79,16 @@ type place struct {
 	mask        uint64
 	powers      []uint64
 	lanes       []lane // nil: powers are used
+	// halves are the powers for the kernel: their lower 31 bits and, from bit 32
+	// on, the upper 30.
+	halves []uint64
 }
 
-// lane is one lane of a place. Its factors are the powers times 2^(bit of the
-// lane in its symbol), the lower 31 bits and, from bit 32 on, the upper 30.
+// lane is one lane of a place.
 type lane struct {
-	word    int
-	at      int
-	factors []uint64
+	word  int
+	at    int
+	scale uint64 // 2^(bit of the lane in its symbol)
 }
 
 // New prepares tags of chunks of up to n coefficients, each of words 64-bit
@@ -113,24 +115,23 @@ func New(key Key, n, words, lanes, width int) *Hasher {
 		}
 	}
 	if kernel.Available && width <= kernel.DotWidth {
-		h.split(lanes, words)
+		h.split(lanes)
 	}
 	return h
 }
 
 // split prepares the lanes of every place for the kernel.
-func (h *Hasher) split(lanes, words int) {
+func (h *Hasher) split(lanes int) {
 	group := GroupBits / h.width
 	for k := range h.places {
 		p := &h.places[k]
+		p.halves = make([]uint64, len(p.powers))
+		for i, x := range p.powers {
+			p.halves[i] = x&(1<<31-1) | x>>31<<32
+		}
 		for j := range min(group, lanes-k*group) {
 			bit := (k*group + j) * h.width
-			l := lane{word: bit / 64, at: bit % 64, factors: make([]uint64, len(p.powers))}
-			for i, x := range p.powers {
-				y := mul(x, 1<<(j*h.width))
-				l.factors[i] = y&(1<<31-1) | y>>31<<32
-			}
-			p.lanes = append(p.lanes, l)
+			p.lanes = append(p.lanes, lane{word: bit / 64, at: bit % 64, scale: 1 << (j * h.width)})
 		}
 	}
 }
@@ -160,7 +161,7 @@ func (h *Hasher) Chunk(chunk uint32, words [][]uint64, n int) uint64 {
 		if p.lanes != nil {
 			done = n &^ 3
 			for _, l := range p.lanes {
-				sum = add(sum, l.dot(words, done, h.width))
+				sum = add(sum, mul(l.dot(words, p.halves[:done], h.width), l.scale))
 			}
 		}
 		low := words[p.word][done:n]
@@ -173,12 +174,14 @@ func (h *Hasher) Chunk(chunk uint32, words [][]uint64, n int) uint64 {
 	return mul(sum, h.factor(chunk))
 }
 
-// dot is Σ v_i·factors_i over the first n coefficients, n a multiple of 4.
-func (l *lane) dot(words [][]uint64, n, width int) uint64 {
+// dot is Σ v_i·halves_i over the first coefficients, as many as there are
+// halves, a multiple of 4.
+func (l *lane) dot(words [][]uint64, halves []uint64, width int) uint64 {
+	n := len(halves)
 	low, high := words[l.word][:n], words[min(l.word+1, len(words)-1)][:n]
 	sum := uint64(0)
 	for at := 0; at < n; {
-		lower, upper, done := kernel.Dot(low[at:], high[at:], l.factors[at:n], l.at, width)
+		lower, upper, done := kernel.Dot(low[at:], high[at:], halves[at:], l.at, width)
 		for i := range lower {
 			sum = add(sum, add(reduce(lower[i]), mul(reduce(upper[i]), 1<<31)))
 		}

@@ -155,6 +155,10 @@ func (b *bench) work(threads int) map[string]func() error {
 	}
 }
 
+// turn is how many runs on one number of threads follow each other, after one
+// that wakes the cores and does not count.
+const turn = 3
+
 // measure times every kind of work. Runs on different numbers of threads take
 // turns, so that what else the machine does meets them alike.
 func (p plan) measure(s *params.Scheme, values int64) ([]row, error) {
@@ -175,15 +179,17 @@ func (p plan) measure(s *params.Scheme, values int64) ([]row, error) {
 			counted *= int64(s.Clients)
 		}
 		mine := make([]row, len(p.threads))
-		for k := range p.runs + 1 {
+		for from := 0; from < p.runs; from += turn {
 			for i, threads := range p.threads {
 				runtime.GOMAXPROCS(int(threads))
-				start := time.Now()
-				if err := b.work(int(threads))[what](); err != nil {
-					return nil, err
-				}
-				if k > 0 {
-					mine[i].Runs = append(mine[i].Runs, float64(counted)/time.Since(start).Seconds())
+				for k := range 1 + min(turn, p.runs-from) {
+					start := time.Now()
+					if err := b.work(int(threads))[what](); err != nil {
+						return nil, err
+					}
+					if k > 0 {
+						mine[i].Runs = append(mine[i].Runs, float64(counted)/time.Since(start).Seconds())
+					}
 				}
 			}
 		}
