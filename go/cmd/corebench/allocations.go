@@ -31,13 +31,9 @@ func (b *bench) allocations() (map[string]float64, error) {
 		"encrypt": func(chunks int) error { return sealer.Seal(ctx, 0, chunks, drop) },
 		"fold": func(chunks int) error {
 			for k := range chunks {
-				acc.Reset(g.Header(k))
-				for i := range b.frames {
-					if err := acc.Add(b.frames[i][k], 1); err != nil {
-						return err
-					}
+				if err := b.add(acc, k); err != nil {
+					return err
 				}
-				b.result[k] = acc.Append(b.result[k][:0])
 			}
 			return nil
 		},

@@ -112,22 +112,25 @@ func (b *bench) encrypt(threads int) error {
 
 // fold checks and adds up the frames of all clients.
 func (b *bench) fold(threads int) error {
-	g := b.round.Geometry()
 	sums := make([]*fold.Accumulator, threads)
 	return spread.Over(context.Background(), threads, len(b.result), func(worker, k int) error {
 		if sums[worker] == nil {
 			sums[worker] = fold.New(b.round.Scheme.Preset)
 		}
-		acc := sums[worker]
-		acc.Reset(g.Header(k))
-		for i := range b.frames {
-			if err := acc.Add(b.frames[i][k], 1); err != nil {
-				return err
-			}
-		}
-		b.result[k] = acc.Append(b.result[k][:0])
-		return nil
+		return b.add(sums[worker], k)
 	})
+}
+
+// add folds frame k of all clients.
+func (b *bench) add(sum *fold.Accumulator, k int) error {
+	sum.Reset(b.round.Geometry().Header(k))
+	for i := range b.frames {
+		if err := sum.Add(b.frames[i][k], 1); err != nil {
+			return err
+		}
+	}
+	b.result[k] = sum.Append(b.result[k][:0])
+	return nil
 }
 
 // decrypt opens the whole result and verifies its tag.
