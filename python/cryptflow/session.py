@@ -9,6 +9,7 @@ Lightning and others are thin over it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cryptflow.errors import InputError, LayoutError, from_code
+from cryptflow.errors import InputError, LayoutError, RoundError, from_code
 
 __all__ = [
     "Averager",
@@ -28,6 +29,8 @@ __all__ = [
     "compare_layouts",
     "named_metrics",
 ]
+
+_log = logging.getLogger(__name__)
 
 Flat = npt.NDArray[np.float32]
 
@@ -240,8 +243,12 @@ class Session(Generic[Report]):
         if state is not None:
             self._restore(state)
             return
-        # Averagers that cannot know have no such method.
-        getattr(client, "ready", lambda: None)()
+        # A state may still be loaded, so that this is no error; averagers that
+        # cannot know have no such method.
+        try:
+            getattr(client, "ready", lambda: None)()
+        except RoundError as error:
+            _log.warning("training may be in vain: %s", error)
         first = client.initial_model()
         if first is None:
             weights.read(self._master)

@@ -362,18 +362,9 @@ def test_a_closed_client_says_so(cluster, task, rng):
         assert caught.value.code == "CF_BAD_HANDLE"
 
 
-class Untrained:
-    """Weights that nothing may touch: the error comes before."""
-
-    layout = LAYOUT
-
-    def read(self, out):
-        raise AssertionError
-
-    write = read
-
-
-def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng):
+def test_a_late_client_leaves_with_a_clear_message(
+    cluster, task, together, rng, caplog
+):
     name = task(rounds=2, max_clients=3, value_range=1.0)
     given = updates(rng)
 
@@ -386,10 +377,16 @@ def test_a_late_client_leaves_with_a_clear_message(cluster, task, together, rng)
         with pytest.raises(errors.RoundError, match="joined late") as caught:
             late.average(given[0], 10)
         assert caught.value.code == "CF_MODEL_MISMATCH"
-        # A session says so before anything is trained.
         with pytest.raises(errors.RoundError, match="a checkpoint") as caught:
-            Session(Untrained(), late, 10)
+            late.ready()
         assert caught.value.code == "CF_MODEL_MISMATCH"
+        # A session says so before anything is trained.
+        module = nn.Module()
+        module.a = nn.Parameter(torch.zeros(SIZE // 2))
+        module.b = nn.Parameter(torch.zeros(SIZE // 4, 2))
+        assert "in vain" not in caplog.text
+        FedAvg(module, late, 10)
+        assert "training may be in vain: round" in caplog.text
 
 
 @pytest.mark.parametrize(
