@@ -291,8 +291,9 @@ def secret_timing(result: Row) -> Lines:
         "DATE 2017): *t* is the largest of Welch's test, whole and cropped at "
         "percentiles, without its sign. dudect speaks of a difference from 10 on; "
         "below 4.5 none was found. Everything is measured twice, and a difference is "
-        "one that comes again. None found is no proof: it says that so many "
-        "measurements on this machine did not show any.",
+        "one that comes again: what one run alone finds is unclear. None found is "
+        "no proof: it says that so many measurements on this machine did not show "
+        "any.",
         "",
         made(result),
         "",

@@ -118,7 +118,7 @@ def test_secrets_are_timed_twice(results):
         assert row["measurements"] == 64
         assert min(row["t"], row["t_again"]) >= 0
         assert (row["verdict"] == "no difference found") == (
-            min(row["t"], row["t_again"]) < 4.5
+            max(row["t"], row["t_again"]) < 4.5
         )
 
 
