@@ -279,12 +279,11 @@ func (x *Client) Joinable(ctx context.Context) error {
 	if open != nil {
 		return nil // its round is this client's
 	}
-	var status *pb.RoundStatus
-	if err := x.patiently(ctx, func() (err error) {
-		status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED})
+	// Nothing is at stake yet: who cannot be reached is an error at once, as for
+	// the first model.
+	status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED})
+	if err != nil {
 		return rpc.FromStatus(err, "aggregator")
-	}); err != nil {
-		return err
 	}
 	if status.State < pb.RoundState_KEYED || status.State == pb.RoundState_ABORTED {
 		return nil
