@@ -12,7 +12,7 @@ func BenchmarkParts(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	e, err := NewSumKeyEncryptor(s, [32]byte{1}, Seed{1}, Seed{2})
+	e, err := NewSumKeyEncryptor(s, [32]byte{1}, Seed{1}, Seed{2}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func BenchmarkParts(b *testing.B) {
 			frame.Pack(dst[frame.HeaderSize:], e.poly, e.Width)
 		}
 	})
-	d, err := NewDecryptor(s, [32]byte{1}, make([]int32, n), 1, 1)
+	d, err := NewDecryptor(s, [32]byte{1}, make([]int32, n), 1, 1, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 func TestEncryptDecrypt(t *testing.T) {
 	eachScheme(t, func(t *testing.T, s *params.Scheme) {
 		e, secret := encryptorOf(t, s)
-		d, err := NewDecryptor(s, testDigest, secret, 1, 1)
+		d, err := NewDecryptor(s, testDigest, secret, 1, 1, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestWrongSecretDoesNotOpen(t *testing.T) {
 		off[7]++
 		zero := make([]int32, s.N())
 		for name, wrong := range map[string][]int32{"one coefficient off": off, "zero": zero} {
-			d, err := NewDecryptor(s, testDigest, wrong, 1, 1)
+			d, err := NewDecryptor(s, testDigest, wrong, 1, 1, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +73,7 @@ func TestWrongSecretDoesNotOpen(t *testing.T) {
 				t.Errorf("%s: %v, want CF_DECRYPT", name, err)
 			}
 		}
-		d, err := NewDecryptor(s, testDigest, secret, 1, 1)
+		d, err := NewDecryptor(s, testDigest, secret, 1, 1, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestWrongSecretDoesNotOpen(t *testing.T) {
 			t.Errorf("another chunk: %v", err)
 		}
 		for name, bad := range map[string][]int32{"short": secret[1:], "huge": append(make([]int32, s.N()-1), 41)} {
-			if _, err := NewDecryptor(s, testDigest, bad, 1, 1); err == nil {
+			if _, err := NewDecryptor(s, testDigest, bad, 1, 1, nil); err == nil {
 				t.Errorf("a secret that is %s was accepted", name)
 			}
 		}
@@ -286,7 +286,7 @@ func TestJoinEqualsBigIntegers(t *testing.T) {
 func TestWarmEncryptAndDecryptAllocateNothing(t *testing.T) {
 	eachScheme(t, func(t *testing.T, s *params.Scheme) {
 		e, secret := encryptorOf(t, s)
-		d, err := NewDecryptor(s, testDigest, secret, 1, 1)
+		d, err := NewDecryptor(s, testDigest, secret, 1, 1, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,8 +20,9 @@ type Decryptor struct {
 
 // NewDecryptor makes a decryptor for sums of terms ciphertexts whose squared
 // public weights sum to squares. In sum-key the secret is that of
-// [SumSecrets] for the same clients; in shared-key it is the round's.
-func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms uint32, squares uint64) (*Decryptor, error) {
+// [SumSecrets] for the same clients; in shared-key it is the round's. run
+// prepares it, prime by prime.
+func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms uint32, squares uint64, run Runner) (*Decryptor, error) {
 	c, err := contextOf(s.Preset)
 	if err != nil {
 		return nil, err
@@ -39,7 +40,9 @@ func NewDecryptor(s *params.Scheme, specDigest [32]byte, secret []int32, terms u
 	if d.public, err = newExpander(&specDigest, c.N()); err != nil {
 		return nil, err
 	}
-	d.secret = c.factors(secret)
+	if d.secret, err = c.factors(secret, run); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
@@ -74,7 +77,7 @@ func (d *Decryptor) Decrypt(words [][]uint64, b []byte, want frame.Header) error
 				return frame.Noncanonical(1, j)
 			}
 			mask = mask[second:]
-			f.sub.NTT(poly, poly)
+			f.forward(poly)
 			f.product(poly, poly, d.secret[j].montgomery)
 		}
 		f.inverse(poly)

@@ -69,8 +69,8 @@ func (e *Encryptor) Fork() *Encryptor {
 
 // NewSumKeyEncryptor makes an encryptor under the secret that the key seed
 // expands to: c = −a·s + e + Δ·m, with a from the specification's digest
-// (docs/spec.md, §3).
-func NewSumKeyEncryptor(s *params.Scheme, specDigest [32]byte, key, noise Seed) (*Encryptor, error) {
+// (docs/spec.md, §3). run prepares the secret, prime by prime.
+func NewSumKeyEncryptor(s *params.Scheme, specDigest [32]byte, key, noise Seed, run Runner) (*Encryptor, error) {
 	if s.Mode != params.SumKey {
 		return nil, fmt.Errorf("a sum-key encryptor for a %v scheme: %w", s.Mode, errs.ErrParameters)
 	}
@@ -88,14 +88,16 @@ func NewSumKeyEncryptor(s *params.Scheme, specDigest [32]byte, key, noise Seed) 
 	for i := range secret {
 		secret[i] = -secret[i]
 	}
-	e.secret = e.factors(secret)
-	clear(secret)
+	defer clear(secret)
+	if e.secret, err = e.factors(secret, run); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
 // NewPublicKeyEncryptor makes an encryptor under a public key of
-// [GenerateKeyPair]: (b·u + e0 + Δ·m, a·u + e1).
-func NewPublicKeyEncryptor(s *params.Scheme, specDigest, nonce [32]byte, publicKey []byte, noise Seed) (*Encryptor, error) {
+// [GenerateKeyPair]: (b·u + e0 + Δ·m, a·u + e1). run prepares the key, prime by prime.
+func NewPublicKeyEncryptor(s *params.Scheme, specDigest, nonce [32]byte, publicKey []byte, noise Seed, run Runner) (*Encryptor, error) {
 	if s.Mode != params.SharedKey {
 		return nil, fmt.Errorf("a public-key encryptor for a %v scheme: %w", s.Mode, errs.ErrParameters)
 	}
@@ -112,12 +114,14 @@ func NewPublicKeyEncryptor(s *params.Scheme, specDigest, nonce [32]byte, publicK
 	}
 	e.a, e.b, e.u = e.planes(), e.planes(), e.planes()
 	body, size := publicKey[frame.HeaderSize:], frame.BlockSize(e.N(), e.Width)
-	for j := range e.fields {
+	err = run.all(len(e.fields), func(j int) {
 		f := &e.fields[j]
-		x.expand(e.a[j], 0, j, f.q, e.Width)
-		frame.Unpack(e.b[j], body[:size], e.Width, f.q) // checked above
-		f.sub.NTT(e.b[j], e.b[j])
-		body = body[size:]
+		x.fork().expand(e.a[j], 0, j, f.q, e.Width)
+		frame.Unpack(e.b[j], body[j*size:][:size], e.Width, f.q) // checked above
+		f.forward(e.b[j])
+	})
+	if err != nil {
+		return nil, err
 	}
 	return e, nil
 }

@@ -22,10 +22,10 @@ func TestNoKeyOutsideTheGate(t *testing.T) {
 		}
 		s := *schemeOf(t, strong.Name, params.SumKey)
 		s.Preset = &weak
-		if _, err := NewSumKeyEncryptor(&s, testDigest, Seed{1}, Seed{2}); !errors.Is(err, errs.ErrInsecure) {
+		if _, err := NewSumKeyEncryptor(&s, testDigest, Seed{1}, Seed{2}, nil); !errors.Is(err, errs.ErrInsecure) {
 			t.Errorf("%s: an encryptor: %v", name, err)
 		}
-		if _, err := NewDecryptor(&s, testDigest, make([]int32, weak.N()), 1, 1); !errors.Is(err, errs.ErrInsecure) {
+		if _, err := NewDecryptor(&s, testDigest, make([]int32, weak.N()), 1, 1, nil); !errors.Is(err, errs.ErrInsecure) {
 			t.Errorf("%s: a decryptor: %v", name, err)
 		}
 	}

@@ -128,7 +128,7 @@ var testDigest, testNonce = [32]byte{1, 2, 3}, [32]byte{7, 8, 9}
 func encryptorOf(t testing.TB, s *params.Scheme) (*Encryptor, []int32) {
 	t.Helper()
 	if s.Mode == params.SumKey {
-		e, err := NewSumKeyEncryptor(s, testDigest, Seed{1}, Seed{2})
+		e, err := NewSumKeyEncryptor(s, testDigest, Seed{1}, Seed{2}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func encryptorOf(t testing.TB, s *params.Scheme) (*Encryptor, []int32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewPublicKeyEncryptor(s, testDigest, testNonce, pk, Seed{2})
+	e, err := NewPublicKeyEncryptor(s, testDigest, testNonce, pk, Seed{2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestWeOpenLattigosCiphertexts(t *testing.T) {
 				b = append(b, block...)
 			}
 		}
-		d, err := NewDecryptor(s, testDigest, p.small(sk), 1, 1)
+		d, err := NewDecryptor(s, testDigest, p.small(sk), 1, 1, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,9 +57,9 @@ func cohortOf(t testing.TB, preset string, mode params.Mode, weights []uint32, n
 		seeds = append(seeds, key)
 		var e *Encryptor
 		if mode == params.SumKey {
-			e, err = NewSumKeyEncryptor(c.Scheme, testDigest, key, noise)
+			e, err = NewSumKeyEncryptor(c.Scheme, testDigest, key, noise, nil)
 		} else {
-			e, err = NewPublicKeyEncryptor(c.Scheme, testDigest, testNonce, publicKey, noise)
+			e, err = NewPublicKeyEncryptor(c.Scheme, testDigest, testNonce, publicKey, noise, nil)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -76,7 +76,7 @@ func cohortOf(t testing.TB, preset string, mode params.Mode, weights []uint32, n
 
 func (c *cohort) decryptor(t testing.TB) *Decryptor {
 	t.Helper()
-	d, err := NewDecryptor(c.Scheme, testDigest, c.secret, uint32(len(c.clients)), c.squares)
+	d, err := NewDecryptor(c.Scheme, testDigest, c.secret, uint32(len(c.clients)), c.squares, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

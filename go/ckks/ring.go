@@ -46,6 +46,7 @@ type field struct {
 	c    uint64 // 2^Width modulo q: small, as q lies just below 2^Width
 	sub  *ring.SubRing
 	fast *kernel.Inverse // nil: lattigo's
+	ntt  *kernel.Forward // nil: lattigo's
 
 	limb *kernel.One  // times 2^Width; nil: portable
 	join *kernel.Join // in the second prime; nil: portable
@@ -58,6 +59,15 @@ func (f *field) inverse(p []uint64) {
 		return
 	}
 	f.sub.INTT(p, p)
+}
+
+// forward does the transform of p, of residues below q, in place.
+func (f *field) forward(p []uint64) {
+	if f.ntt != nil {
+		f.ntt.Transform(p)
+		return
+	}
+	f.sub.NTT(p, p)
 }
 
 // context is what all keys and ciphertexts of a preset share. It is never
@@ -123,6 +133,10 @@ func newContext(p *params.Preset) (*context, error) {
 			roots[i] = f.mul(w, 1)
 		}
 		f.fast = kernel.NewInverse(q, roots, f.mul(s.NInv, 1))
+		for i, w := range s.RootsForward {
+			roots[i] = f.mul(w, 1)
+		}
+		f.ntt = kernel.NewForward(q, roots)
 		f.limb = kernel.NewOne(q, f.c)
 		for i := range j {
 			inv := new(big.Int).ModInverse(new(big.Int).SetUint64(p.Primes[i]), new(big.Int).SetUint64(q))
@@ -175,7 +189,7 @@ func (f *field) load(dst []uint64, small []int32) {
 	for i, v := range small {
 		dst[i] = uint64(int64(v) + int64(f.q)&(int64(v)>>63))
 	}
-	f.sub.NTT(dst, dst)
+	f.forward(dst)
 	for i, v := range dst {
 		dst[i] = f.mul(v, f.r2)
 	}
@@ -187,20 +201,37 @@ type factor struct {
 	fast       *kernel.Factors // nil: montgomery is used
 }
 
-// factors loads a small polynomial for every prime.
-func (c *context) factors(small []int32) []factor {
-	out, planes := make([]factor, len(c.fields)), c.planes()
-	plain := make([]uint64, c.N())
-	defer clear(plain)
-	for j := range c.fields {
-		f := &c.fields[j]
-		f.load(planes[j], small)
-		for i, v := range planes[j] {
-			plain[i] = f.mul(v, 1)
-		}
-		out[j] = factor{planes[j], kernel.NewFactors(f.q, plain)}
+// Runner calls do for every k below n, at the same time where it can. It
+// returns when all calls have, or an error when one did not. nil makes one
+// call after the other.
+type Runner func(n int, do func(k int)) error
+
+func (run Runner) all(n int, do func(k int)) error {
+	if run != nil {
+		return run(n, do)
 	}
-	return out
+	for k := range n {
+		do(k)
+	}
+	return nil
+}
+
+// factors loads a small polynomial for every prime.
+func (c *context) factors(small []int32, run Runner) ([]factor, error) {
+	out, planes := make([]factor, len(c.fields)), c.planes()
+	err := run.all(len(out), func(j int) { out[j] = c.fields[j].factor(planes[j], small) })
+	return out, err
+}
+
+// factor loads a small polynomial for one prime, into plane.
+func (f *field) factor(plane []uint64, small []int32) factor {
+	plain := make([]uint64, len(plane))
+	defer clear(plain)
+	f.load(plane, small)
+	for i, v := range plane {
+		plain[i] = f.mul(v, 1)
+	}
+	return factor{plane, kernel.NewFactors(f.q, plain)}
 }
 
 // planes makes one polynomial per prime.

@@ -130,7 +130,7 @@ func TestSlotsDecryptWithLattigo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewPublicKeyEncryptor(s, testDigest, nonce, public, Seed{2})
+	e, err := NewPublicKeyEncryptor(s, testDigest, nonce, public, Seed{2}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

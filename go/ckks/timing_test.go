@@ -89,9 +89,13 @@ func TestTimingOfSecrets(t *testing.T) {
 			fail(err)
 		}},
 		{Name: "secret into the NTT domain", Prepare: smalls, Run: func() { f.load(residues, small) }},
-		{Name: "secret made ready for products", Prepare: smalls, Run: func() { c.factors(small) }},
-		{Name: "a times secret", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0] }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
-		{Name: "a times secret, portable", Prepare: func(random bool) { smalls(random); by = c.factors(small)[0]; by.fast = nil }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
+		{Name: "secret made ready for products", Prepare: smalls, Run: func() { _, _ = c.factors(small, nil) }},
+		{Name: "a times secret", Prepare: func(random bool) { smalls(random); by = c.fields[0].factor(make([]uint64, c.N()), small) }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
+		{Name: "a times secret, portable", Prepare: func(random bool) {
+			smalls(random)
+			by = c.fields[0].factor(make([]uint64, c.N()), small)
+			by.fast = nil
+		}, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
 		{Name: "inverse transform", Prepare: uniform(residues), Run: func() { f.inverse(residues) }},
 		{Name: "inverse transform, portable", Prepare: uniform(residues), Run: func() { f.sub.INTT(residues, residues) }},
 		{Name: "message to limbs", Prepare: masked, Run: func() { c.split(limbs, words, 0, degree, s.LogDelta) }},
@@ -111,7 +115,7 @@ func TestTimingOfSecrets(t *testing.T) {
 			seeds(random)
 			masked(random)
 			var err error
-			e, err = NewSumKeyEncryptor(s, testDigest, seed, noise)
+			e, err = NewSumKeyEncryptor(s, testDigest, seed, noise, nil)
 			fail(err)
 		}, Run: func() { fail(e.Encrypt(frame, h, words)) }},
 		{Name: "residual check of a sum", Prepare: func(random bool) {
@@ -131,7 +135,7 @@ func TestTimingOfSecrets(t *testing.T) {
 			seeds(random)
 			masked(random)
 			var err error
-			e, err = NewSumKeyEncryptor(s, testDigest, seed, noise)
+			e, err = NewSumKeyEncryptor(s, testDigest, seed, noise, nil)
 			fail(err)
 			fail(e.Encrypt(frame, h, words))
 			acc.Reset(h)
@@ -139,7 +143,7 @@ func TestTimingOfSecrets(t *testing.T) {
 			frame = acc.Append(frame[:0])
 			secret, err := SumSecrets(s.Preset, testDigest, []Seed{seed})
 			fail(err)
-			d, err = NewDecryptor(s, testDigest, secret, 1, 1)
+			d, err = NewDecryptor(s, testDigest, secret, 1, 1, nil)
 			fail(err)
 		}, Run: func() { fail(d.Decrypt(words, frame, h)) }},
 	}

@@ -69,7 +69,7 @@ func TestStreamVectors(t *testing.T) {
 	}
 	s := schemeOf(t, p.Name, params.SumKey)
 	noise := Seed(sha256.Sum256([]byte("rounding")))
-	e, err := NewSumKeyEncryptor(s, testDigest, Seed{1}, noise)
+	e, err := NewSumKeyEncryptor(s, testDigest, Seed{1}, noise, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,26 +42,18 @@ func NewInverse(q uint64, roots []uint64, inverseN uint64) *Inverse {
 	t := &Inverse{n: n}
 	t.constants = constants(q)
 	t.constants[3], t.constants[4] = balanced(inverseN, q)
-	add := func(dst []float64, ws ...uint64) []float64 {
-		var over []float64
-		for _, w := range ws {
-			v, o := balanced(w, q)
-			dst, over = append(dst, v), append(over, o)
-		}
-		return append(dst, over...)
-	}
 	for b := range n / 8 {
 		// In the registers of the kernel, block b of eight values has its
 		// pairs of distance 1 in the order 0 2 1 3.
 		one, two, four := roots[n/2+4*b:], roots[n/4+2*b:], roots[n/8+b]
-		t.first = add(t.first, one[0], one[2], one[1], one[3])
-		t.first = add(t.first, two[0], two[1], two[0], two[1])
-		t.first = add(t.first, four)
+		t.first = twiddles(q, t.first, one[0], one[2], one[1], one[3])
+		t.first = twiddles(q, t.first, two[0], two[1], two[0], two[1])
+		t.first = twiddles(q, t.first, four)
 	}
 	for groups := n / 16; groups >= 1; groups /= 2 {
 		var layer []float64
 		for i := range groups {
-			layer = add(layer, roots[groups+i])
+			layer = twiddles(q, layer, roots[groups+i])
 		}
 		t.layers = append(t.layers, layer)
 	}

@@ -214,3 +214,13 @@ func (t *Inverse) Transform(p []uint64) {
 	}
 	inverseLast(&p[0], &t.constants[0], t.n/8)
 }
+
+// Transform does t's transform in place on residues below q.
+func (t *Forward) Transform(p []uint64) {
+	p = p[:t.n]
+	doubles(&p[0], &t.constants[0], t.n/8)
+	for i, layer := range t.layers {
+		forwardLayer(&p[0], &layer[0], &t.constants[0], 1<<i, t.n>>(i+1))
+	}
+	forwardLast(&p[0], &t.last[0], &t.constants[0], t.n/8)
+}

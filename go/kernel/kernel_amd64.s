@@ -755,6 +755,196 @@ turn:
 	VZEROUPPER
 	RET
 
+// func doubles(p *uint64, q *float64, turns int)
+// Requires: AVX
+TEXT ·doubles(SB), NOSPLIT, $0-24
+	MOVQ         p+0(FP), AX
+	MOVQ         q+8(FP), CX
+	MOVQ         turns+16(FP), DX
+	VBROADCASTSD 16(CX), Y0
+
+turn:
+	VMOVUPD (AX), Y1
+	VORPD   Y0, Y1, Y1
+	VSUBPD  Y0, Y1, Y1
+	VMOVUPD Y1, (AX)
+	VMOVUPD 32(AX), Y1
+	VORPD   Y0, Y1, Y1
+	VSUBPD  Y0, Y1, Y1
+	VMOVUPD Y1, 32(AX)
+	ADDQ    $0x40, AX
+	DECQ    DX
+	JNZ     turn
+	VZEROUPPER
+	RET
+
+// func forwardLayer(p *uint64, table *float64, q *float64, groups int, t int)
+// Requires: AVX, FMA3
+TEXT ·forwardLayer(SB), NOSPLIT, $0-40
+	MOVQ         p+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	MOVQ         t+32(FP), SI
+	VBROADCASTSD (DX), Y0
+	VBROADCASTSD 8(DX), Y1
+	SHLQ         $0x03, SI
+
+group:
+	VBROADCASTSD (CX), Y2
+	VBROADCASTSD 8(CX), Y3
+	ADDQ         $0x10, CX
+	LEAQ         (AX)(SI*1), DX
+	MOVQ         SI, DI
+
+turn:
+	VMOVUPD      (AX), Y4
+	VMOVUPD      (DX), Y5
+	VMULPD       Y2, Y5, Y6
+	VMULPD       Y3, Y5, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFMSUB213PD  Y6, Y2, Y5
+	VFNMADD231PD Y0, Y7, Y6
+	VADDPD       Y6, Y5, Y5
+	VSUBPD       Y5, Y4, Y6
+	VADDPD       Y5, Y4, Y4
+	VMULPD       Y1, Y4, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFNMADD231PD Y0, Y5, Y4
+	VMULPD       Y1, Y6, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFNMADD231PD Y0, Y5, Y6
+	VMOVAPD      Y6, Y5
+	VMOVUPD      Y4, (AX)
+	VMOVUPD      Y5, (DX)
+	VMOVUPD      32(AX), Y4
+	VMOVUPD      32(DX), Y5
+	VMULPD       Y2, Y5, Y6
+	VMULPD       Y3, Y5, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFMSUB213PD  Y6, Y2, Y5
+	VFNMADD231PD Y0, Y7, Y6
+	VADDPD       Y6, Y5, Y5
+	VSUBPD       Y5, Y4, Y6
+	VADDPD       Y5, Y4, Y4
+	VMULPD       Y1, Y4, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFNMADD231PD Y0, Y5, Y4
+	VMULPD       Y1, Y6, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFNMADD231PD Y0, Y5, Y6
+	VMOVAPD      Y6, Y5
+	VMOVUPD      Y4, 32(AX)
+	VMOVUPD      Y5, 32(DX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, DX
+	SUBQ         $0x40, DI
+	JNZ          turn
+	MOVQ         DX, AX
+	DECQ         BX
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func forwardLast(p *uint64, table *float64, q *float64, blocks int)
+// Requires: AVX, FMA3
+TEXT ·forwardLast(SB), NOSPLIT, $0-32
+	MOVQ         p+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         q+16(FP), DX
+	MOVQ         blocks+24(FP), BX
+	VBROADCASTSD (DX), Y0
+	VBROADCASTSD 8(DX), Y1
+	VBROADCASTSD 16(DX), Y2
+	VXORPD       Y3, Y3, Y3
+
+block:
+	VMOVUPD      (AX), Y4
+	VMOVUPD      32(AX), Y5
+	VBROADCASTSD (CX), Y6
+	VBROADCASTSD 8(CX), Y7
+	VMULPD       Y6, Y5, Y8
+	VMULPD       Y7, Y5, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFMSUB213PD  Y8, Y6, Y5
+	VFNMADD231PD Y0, Y7, Y8
+	VADDPD       Y8, Y5, Y5
+	VSUBPD       Y5, Y4, Y6
+	VADDPD       Y5, Y4, Y4
+	VMULPD       Y1, Y4, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFNMADD231PD Y0, Y5, Y4
+	VMULPD       Y1, Y6, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFNMADD231PD Y0, Y5, Y6
+	VMOVAPD      Y6, Y5
+	VPERM2F128   $0x20, Y5, Y4, Y8
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPD      16(CX), Y6
+	VMOVUPD      48(CX), Y7
+	VMULPD       Y6, Y4, Y5
+	VMULPD       Y7, Y4, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFMSUB213PD  Y5, Y6, Y4
+	VFNMADD231PD Y0, Y7, Y5
+	VADDPD       Y5, Y4, Y4
+	VSUBPD       Y4, Y8, Y5
+	VADDPD       Y4, Y8, Y8
+	VMULPD       Y1, Y8, Y4
+	VROUNDPD     $0x08, Y4, Y4
+	VFNMADD231PD Y0, Y4, Y8
+	VMULPD       Y1, Y5, Y4
+	VROUNDPD     $0x08, Y4, Y4
+	VFNMADD231PD Y0, Y4, Y5
+	VMOVAPD      Y5, Y4
+	VUNPCKLPD    Y4, Y8, Y5
+	VUNPCKHPD    Y4, Y8, Y4
+	VMOVUPD      80(CX), Y6
+	VMOVUPD      112(CX), Y7
+	VMULPD       Y6, Y4, Y8
+	VMULPD       Y7, Y4, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFMSUB213PD  Y8, Y6, Y4
+	VFNMADD231PD Y0, Y7, Y8
+	VADDPD       Y8, Y4, Y4
+	VSUBPD       Y4, Y5, Y6
+	VADDPD       Y4, Y5, Y5
+	VMULPD       Y1, Y5, Y4
+	VROUNDPD     $0x08, Y4, Y4
+	VFNMADD231PD Y0, Y4, Y5
+	VMULPD       Y1, Y6, Y4
+	VROUNDPD     $0x08, Y4, Y4
+	VFNMADD231PD Y0, Y4, Y6
+	VMOVAPD      Y6, Y4
+	VMULPD       Y1, Y5, Y6
+	VROUNDPD     $0x08, Y6, Y6
+	VFNMADD231PD Y0, Y6, Y5
+	VCMPPD       $0x01, Y3, Y5, Y6
+	VANDPD       Y0, Y6, Y6
+	VADDPD       Y6, Y5, Y5
+	VADDPD       Y2, Y5, Y5
+	VXORPD       Y2, Y5, Y5
+	VMULPD       Y1, Y4, Y6
+	VROUNDPD     $0x08, Y6, Y6
+	VFNMADD231PD Y0, Y6, Y4
+	VCMPPD       $0x01, Y3, Y4, Y6
+	VANDPD       Y0, Y6, Y6
+	VADDPD       Y6, Y4, Y4
+	VADDPD       Y2, Y4, Y4
+	VXORPD       Y2, Y4, Y4
+	VUNPCKLPD    Y4, Y5, Y6
+	VUNPCKHPD    Y4, Y5, Y4
+	VPERM2F128   $0x20, Y4, Y6, Y5
+	VPERM2F128   $0x31, Y4, Y6, Y4
+	VMOVUPD      Y5, (AX)
+	VMOVUPD      Y4, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x00000090, CX
+	DECQ         BX
+	JNZ          block
+	VZEROUPPER
+	RET
+
 // func counter16(dst *byte, keys *byte, rounds int, first *uint32, turns int)
 // Requires: AVX, AVX2, VAES
 TEXT ·counter16(SB), NOSPLIT, $0-40

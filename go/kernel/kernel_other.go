@@ -46,3 +46,6 @@ func Dot(_, _, _ []uint64, _, _ int) (lower, upper [4]uint64, done int) { return
 
 // Transform is never called here: NewInverse returns nil.
 func (t *Inverse) Transform([]uint64) { panic("kernel: not available") }
+
+// Transform is never called here: NewForward returns nil.
+func (t *Forward) Transform([]uint64) { panic("kernel: not available") }

@@ -44,6 +44,21 @@ func inverseLayer(p *uint64, table *float64, q *float64, groups int, t int)
 //go:noescape
 func inverseLast(p *uint64, q *float64, turns int)
 
+// doubles turns 8·turns residues into doubles.
+//
+//go:noescape
+func doubles(p *uint64, q *float64, turns int)
+
+// forwardLayer does one layer of distance t, a multiple of 8, over all groups of 2t values.
+//
+//go:noescape
+func forwardLayer(p *uint64, table *float64, q *float64, groups int, t int)
+
+// forwardLast does the last three layers of 8·blocks values and turns them into residues.
+//
+//go:noescape
+func forwardLast(p *uint64, table *float64, q *float64, blocks int)
+
 // counter16 writes 16·turns blocks. first has two blocks with their last word little-endian, what swaps it, the step of two blocks.
 //
 //go:noescape

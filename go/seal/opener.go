@@ -57,7 +57,7 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 	}
 	var d *ckks.Decryptor
 	err = together(threads, func() (err error) {
-		d, err = ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares)
+		d, err = ckks.NewDecryptor(r.Scheme, r.SpecDigest, release.Secret, release.Terms, release.Squares, runner(threads))
 		return err
 	}, func() error {
 		o.hasher = r.hasher()

@@ -11,39 +11,48 @@ import (
 	"github.com/cryptflow/cryptflow/go/spread"
 )
 
-// prepare scans the values and makes the hasher and the workers, at the same
-// time where there are threads for it: for an update of a million values each
-// takes a good part of what its encryption takes on all cores.
+// pieces is how many parts the values are scanned in, by thread: threads that
+// begin late, because their core slept, leave more of them to others.
+const pieces = 4
+
+// prepare scans the values and makes the hasher and the first worker, at the
+// same time where there are threads for it: for an update of a million values
+// that takes a good part of what its encryption takes on all cores.
 func (s *Sealer) prepare(secrets Secrets, threads int) error {
+	found := make([]scanned, pieces*threads)
 	var encryptor *ckks.Encryptor
-	found := make([]scanned, threads)
-	pieces := []func() error{func() (err error) {
-		encryptor, err = newEncryptor(s.round, secrets)
+	functions := []func() error{func() (err error) {
+		encryptor, err = newEncryptor(s.round, secrets, runner(threads))
 		return err
 	}, func() error {
 		s.hasher = s.round.hasher()
 		return nil
 	}}
 	for i := range found {
-		from, to := len(s.values)*i/threads, len(s.values)*(i+1)/threads
-		pieces = append(pieces, func() error {
+		from, to := len(s.values)*i/len(found), len(s.values)*(i+1)/len(found)
+		functions = append(functions, func() error {
 			found[i] = s.scan(from, to)
 			return nil
 		})
 	}
-	if err := together(threads, pieces...); err != nil {
+	if err := together(threads, functions...); err != nil {
 		return err
 	}
 	if err := s.join(found); err != nil {
 		return err
 	}
-	for k := range threads {
-		if k > 0 {
-			encryptor = encryptor.Fork()
-		}
-		s.workers = append(s.workers, newSealWorker(s.round, encryptor))
-	}
+	s.workers = make([]*sealWorker, threads)
+	s.workers[0] = newSealWorker(s.round, encryptor)
 	return nil
+}
+
+// worker is worker k, made when it is first needed. Each k is asked for on one
+// goroutine at a time.
+func (s *Sealer) worker(k int) *sealWorker {
+	if s.workers[k] == nil {
+		s.workers[k] = newSealWorker(s.round, s.workers[0].encryptor.Fork())
+	}
+	return s.workers[k]
 }
 
 // together runs functions on up to the given number of threads and returns the
@@ -52,11 +61,21 @@ func together(threads int, functions ...func() error) error {
 	return spread.Over(context.Background(), threads, len(functions), func(_, k int) error { return functions[k]() })
 }
 
-func newEncryptor(r Round, secrets Secrets) (*ckks.Encryptor, error) {
-	if r.Scheme.Mode == params.SumKey {
-		return ckks.NewSumKeyEncryptor(r.Scheme, r.SpecDigest, secrets.Key, secrets.Noise)
+// runner runs what a key needs on up to the given number of threads.
+func runner(threads int) ckks.Runner {
+	return func(n int, do func(int)) error {
+		return spread.Over(context.Background(), threads, n, func(_, k int) error {
+			do(k)
+			return nil
+		})
 	}
-	return ckks.NewPublicKeyEncryptor(r.Scheme, r.SpecDigest, r.Nonce, r.PublicKey, secrets.Noise)
+}
+
+func newEncryptor(r Round, secrets Secrets, run ckks.Runner) (*ckks.Encryptor, error) {
+	if r.Scheme.Mode == params.SumKey {
+		return ckks.NewSumKeyEncryptor(r.Scheme, r.SpecDigest, secrets.Key, secrets.Noise, run)
+	}
+	return ckks.NewPublicKeyEncryptor(r.Scheme, r.SpecDigest, r.Nonce, r.PublicKey, secrets.Noise, run)
 }
 
 // scanned is what a part of the values holds: by tensor, and the tensor with

@@ -17,12 +17,11 @@ const depth = 4
 func (s *Sealer) sealData(ctx context.Context, from, to int, emit func(index int, frame []byte) error) error {
 	q := &queue{Sealer: s, emit: emit, next: from, head: from, to: to, filled: make(map[int]*slot)}
 	q.free.L = &q.mu
-	workers := s.workers[:min(len(s.workers), to-from)]
 	var wg sync.WaitGroup
-	for _, w := range workers[1:] {
-		wg.Go(func() { q.work(ctx, w) })
+	for k := 1; k < min(len(s.workers), to-from); k++ {
+		wg.Go(func() { q.work(ctx, s.worker(k)) })
 	}
-	q.work(ctx, workers[0])
+	q.work(ctx, s.worker(0))
 	wg.Wait()
 	return q.err
 }

@@ -253,7 +253,7 @@ func (s *Sealer) SealInto(ctx context.Context, from, to int, dst []byte) (err er
 		}
 	}()
 	one := func(worker, index int) error {
-		w := s.workers[worker]
+		w := s.worker(worker)
 		w.direct.buf = dst[s.geometry.Offset(index)-base : s.geometry.Offset(index+1)-base]
 		w.fill(&w.direct, s, index)
 		return s.deliver(index, &w.direct, func(int, []byte) error { return nil })

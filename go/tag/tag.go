@@ -107,17 +107,33 @@ func New(key Key, n, words, lanes, width int) *Hasher {
 		h.places = append(h.places, p)
 	}
 	h.width = width
-	x := uint64(1)
-	for i := range n {
-		for _, p := range h.places {
-			x = mul(x, h.point)
-			p.powers[i] = x
-		}
+	ratio := uint64(1)
+	for range h.places {
+		ratio = mul(ratio, h.point)
+	}
+	first := h.point
+	for _, p := range h.places {
+		geometric(p.powers, first, ratio)
+		first = mul(first, h.point)
 	}
 	if kernel.Available && width <= kernel.DotWidth {
 		h.split(lanes)
 	}
 	return h
+}
+
+// geometric fills dst with first·ratio^i, in eight series side by side: a
+// processor multiplies several numbers at a time.
+func geometric(dst []uint64, first, ratio uint64) {
+	const series = 8
+	x, step := first, uint64(1)
+	for i := range min(series, len(dst)) {
+		dst[i] = x
+		x, step = mul(x, ratio), mul(step, ratio)
+	}
+	for i := series; i < len(dst); i++ {
+		dst[i] = mul(dst[i-series], step)
+	}
 }
 
 // split prepares the lanes of every place for the kernel.

@@ -17,6 +17,9 @@ func main() {
 	first()
 	layer()
 	last()
+	doubles()
+	forwardLayer()
+	forwardLast()
 	counter()
 	for _, width := range []int{51, 52} {
 		unpack(width, false)
@@ -291,6 +294,12 @@ func layer() {
 	TEXT("inverseLayer", NOSPLIT, "func(p *uint64, table *float64, q *float64, groups int, t int)")
 	Doc("inverseLayer does one layer of distance t, a multiple of 8, over all groups of 2t values.")
 	Pragma("noescape")
+	layerOf(modulus.butterfly)
+}
+
+// layerOf is the body of a layer, the same for both transforms but for what is
+// done with two registers and their twiddles.
+func layerOf(butterfly func(m modulus, u, v, w, wq VecVirtual)) {
 	p, table := Load(Param("p"), GP64()), Load(Param("table"), GP64())
 	q, groups := Load(Param("q"), GP64()), Load(Param("groups"), GP64())
 	t := Load(Param("t"), GP64())
@@ -309,7 +318,7 @@ func layer() {
 		u, v := YMM(), YMM()
 		VMOVUPD(Mem{Base: p, Disp: 32 * i}, u)
 		VMOVUPD(Mem{Base: far, Disp: 32 * i}, v)
-		m.butterfly(u, v, w, wq)
+		butterfly(m, u, v, w, wq)
 		VMOVUPD(u, Mem{Base: p, Disp: 32 * i})
 		VMOVUPD(v, Mem{Base: far, Disp: 32 * i})
 	}
