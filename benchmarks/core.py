@@ -7,7 +7,9 @@ in several passes, so that a slow minute of the machine meets them alike. It
 writes ``results/core.json``: machine, versions, and rows of ``{what, system,
 parameters, clients, values, threads, values_per_second, bytes_per_value,
 runs}``. ``what`` is encrypt (with serialising), fold or decrypt (both with
-parsing). Values are those of one client for encrypt and decrypt, of all
+parsing). Ours on all cores also have ``apart_values_per_second`` and
+``apart_runs``: as many calls on one core each at the same time, what the machine
+has to give. Values are those of one client for encrypt and decrypt, of all
 clients for fold; runs are values per second of each run after one of every
 pass that does not count, and ``values_per_second`` is their median. A peer that
 does not import is listed in ``missing`` with the reason.
@@ -113,10 +115,14 @@ def tenseal_works(updates: list[Any], missing: list[dict[str, str]]) -> list[Wor
 
 def joined(passes: list[list[Row]]) -> list[Row]:
     """Put the runs of the same rows of all passes together."""
-    return [
-        same[0] | median([rate for row in same for rate in row["runs"]])
-        for same in zip(*passes, strict=True)
-    ]
+    out = []
+    for same in zip(*passes, strict=True):
+        row = same[0] | median([rate for row in same for rate in row["runs"]])
+        if "apart_runs" in row:
+            apart = median([rate for row in same for rate in row["apart_runs"]])
+            row |= {f"apart_{name}": value for name, value in apart.items()}
+        out.append(row)
+    return out
 
 
 def openfhe_rows(

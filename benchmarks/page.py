@@ -66,6 +66,16 @@ def made(result: Row) -> str:
     )
 
 
+def times(many: list[Row | None], one: list[Row | None], rate_of: str) -> str:
+    """Return how many times as fast work is on many cores, where it is known."""
+    ratios = [
+        f"{a[rate_of] / b['values_per_second']:.2f}"
+        for a, b in zip(many, one, strict=True)
+        if a and b and rate_of in a
+    ]
+    return " / ".join(ratios)
+
+
 def core(result: Row) -> Lines:
     """Return goals and every row."""
     rows = result["rows"]
@@ -82,16 +92,12 @@ def core(result: Row) -> Lines:
         found = [find(rows, w, system, parameters, threads) for w in WORK]
         one = [find(rows, w, system, parameters, 1) for w in WORK]
         b = next(r["bytes_per_value"] for r in found if r)
-        speedup = ""
+        speedup = apart = ""
         if threads > 1 and all(found) and all(one):
-            parts = [
-                f"{a['values_per_second'] / c['values_per_second']:.2f}"
-                for a, c in zip(found, one, strict=True)
-                if a and c
-            ]
-            speedup = " / ".join(parts)
+            speedup = times(found, one, "values_per_second")
+            apart = times(found, one, "apart_values_per_second")
         cells = [system, parameters, str(threads), *map(rate, found)]
-        body.append([*cells, f"{b:.2f}", speedup])
+        body.append([*cells, f"{b:.2f}", speedup, apart])
     gaps = [
         f"- {gap['system']}: not measured, it {gap['reason']}."
         if gap["reason"].startswith("does not")
@@ -107,6 +113,7 @@ def core(result: Row) -> Lines:
         }
     )
     head = ["system", "parameters", "cores", *WORK, "bytes", "against one core"]
+    head.append("independent calls")
     runs = min(len(r["runs"]) for r in rows)
     sets = [r["parameters"] for r in rows if r["system"] == "tenseal"]
     small = next((p for p in sets if not p.startswith("N=8192")), "the other")
@@ -128,7 +135,9 @@ def core(result: Row) -> Lines:
         *markdown(["to reach", "measured", "goal", "reached"], goals, 1),
         "",
         "Million values a second, median, and bytes of a value (float32: 4); the "
-        "last column is encrypt / fold / decrypt on all cores against one.",
+        "last columns are encrypt / fold / decrypt on all cores against one: of one "
+        "call, and of as many calls on a core each at the same time, which is what "
+        "the machine has to give.",
         "",
         *markdown(head, body, 2),
         "",

@@ -30,6 +30,11 @@ type row struct {
 	Bytes           int64     `json:"bytes"`                 // of all frames of one contribution
 	Allocations     float64   `json:"allocations_per_chunk"` // warm
 	Runs            []float64 `json:"runs"`                  // values per second of each
+	// Apart is what as many calls on one thread each reach at the same time, in
+	// values per second of all of them: what the machine has to give. It is
+	// missing on one thread.
+	Apart     float64   `json:"apart_values_per_second,omitempty"`
+	ApartRuns []float64 `json:"apart_runs,omitempty"`
 }
 
 // bench holds one configuration and the frames that its measurements use.
@@ -185,14 +190,22 @@ func (p plan) measure(s *params.Scheme, values int64) ([]row, error) {
 		for from := 0; from < p.runs; from += turn {
 			for i, threads := range p.threads {
 				runtime.GOMAXPROCS(int(threads))
-				for k := range 1 + min(turn, p.runs-from) {
-					start := time.Now()
-					if err := b.work(int(threads))[what](); err != nil {
-						return nil, err
-					}
-					if k > 0 {
-						mine[i].Runs = append(mine[i].Runs, float64(counted)/time.Since(start).Seconds())
-					}
+				runs := min(turn, p.runs-from)
+				seconds, err := timed(runs, b.work(int(threads))[what])
+				if err != nil {
+					return nil, err
+				}
+				for _, s := range seconds {
+					mine[i].Runs = append(mine[i].Runs, float64(counted)/s)
+				}
+				if threads == 1 {
+					continue
+				}
+				if seconds, err = timed(runs, b.apart(what, int(threads))); err != nil {
+					return nil, err
+				}
+				for _, s := range seconds {
+					mine[i].ApartRuns = append(mine[i].ApartRuns, float64(counted*threads)/s)
 				}
 			}
 		}
@@ -201,13 +214,51 @@ func (p plan) measure(s *params.Scheme, values int64) ([]row, error) {
 				What: what, System: "cryptflow", Parameters: p.name(s), Clients: s.Clients, Values: values,
 				Threads: int(p.threads[i]), ValuesPerSecond: median(r.Runs), Runs: r.Runs,
 				BytesPerValue: float64(size) / float64(values), Bytes: size, Allocations: allocations[what],
+				Apart: median(r.ApartRuns), ApartRuns: r.ApartRuns,
 			})
 		}
 	}
 	return rows, nil
 }
 
+// timed does the work once to wake the cores, and then says what each of the
+// runs took, in seconds.
+func timed(runs int, do func() error) ([]float64, error) {
+	if err := do(); err != nil {
+		return nil, err
+	}
+	var seconds []float64
+	for range runs {
+		start := time.Now()
+		if err := do(); err != nil {
+			return nil, err
+		}
+		seconds = append(seconds, time.Since(start).Seconds())
+	}
+	return seconds, nil
+}
+
+// apart does the work once on each of the threads, independently.
+func (b *bench) apart(what string, threads int) func() error {
+	works := make([]func() error, threads)
+	for i := range works {
+		other := *b
+		other.result, other.mean = make([][]byte, len(b.result)), make([]float32, len(b.mean))
+		for k, frame := range b.result {
+			other.result[k] = bytes.Clone(frame)
+		}
+		works[i] = other.work(1)[what]
+	}
+	return func() error {
+		return spread.Over(context.Background(), threads, threads, func(_, k int) error { return works[k]() })
+	}
+}
+
+// median is 0 of nothing.
 func median(x []float64) float64 {
+	if len(x) == 0 {
+		return 0
+	}
 	s := slices.Sorted(slices.Values(x))
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
