@@ -6,6 +6,9 @@ BIN = $(VENV)/bin
 PACKAGES = ./go/...
 SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go.mod go.sum MANIFEST.in 2>/dev/null)
 
+# How busy the machine was before anything was built: results say it.
+export CRYPTFLOW_LOAD := $(shell cut -d ' ' -f 1 /proc/loadavg)
+
 .DEFAULT_GOAL := help
 .PHONY: help ci build lint test test-go test-python test-vectors test-notebooks demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli wheel proto fmt clean
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptflow._callback import TorchRounds
 from cryptflow._ranks import refuse_strangers
+from cryptflow.errors import InputError
 
 __all__ = ["FedAvg"]
 
@@ -81,7 +82,8 @@ class FedAvg(TorchRounds, _Callback):
         any training.
     cryptflow.errors.InputError
         The trainer's processes do not share torch.distributed, or the callback
-        has averaged another module (CF_ARGUMENT).
+        has averaged another module, or ckpt_path was saved without a callback
+        (CF_ARGUMENT).
     """
 
     _checkpoint: dict[str, Any] | None = None
@@ -92,6 +94,12 @@ class FedAvg(TorchRounds, _Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Put the cohort's model in place, or go on from a checkpoint."""
+        if trainer.ckpt_path and self._checkpoint is None:
+            raise InputError(
+                f"{trainer.ckpt_path} was saved without this callback and does not say "
+                "which round it belongs to: go on from a checkpoint of a trainer that "
+                "had it, or load the module from it and fit without ckpt_path"
+            )
         self._join(pl_module, self._checkpoint)
         self._checkpoint = None
 

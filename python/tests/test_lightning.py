@@ -176,6 +176,22 @@ assert np.allclose(a[0], b[0], atol=1e-6), abs(a[0] - b[0]).max()
     )
 
 
+def test_a_checkpoint_of_another_trainer_is_refused(here):
+    here(
+        """
+import pytest
+from cryptflow.errors import InputError
+t = trainer([], 1)
+t.fit(Net(), loader(1))
+t.save_checkpoint("plain.ckpt")
+client = Alone(np.full(81, 0.1, np.float32))
+with pytest.raises(InputError, match="plain.ckpt was saved without this callback"):
+    trainer([FedAvg(client, 7)], 2).fit(Net(), loader(1), ckpt_path="plain.ckpt")
+assert not client.calls
+"""
+    )
+
+
 def test_another_layout_is_refused_before_training(cluster, here):
     names = here()
     cluster.create_task("narrow", names["Net"]())
