@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/big"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -279,6 +280,64 @@ func TestJoinEqualsBigIntegers(t *testing.T) {
 				}
 				e[i] -= 1 - 2*int64(1-i%2)
 			}
+		}
+	}
+}
+
+// TestJoinsAgree on residues up to twice their primes that stand for anything,
+// with remainders on both sides of the bound.
+func TestJoinsAgree(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 6))
+	for _, p := range params.Presets() {
+		c, err := contextOf(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const n, rounds = 8, 2000
+		planes := func() [][]uint64 {
+			out := make([][]uint64, len(p.Primes))
+			for j := range out {
+				out[j] = make([]uint64, n)
+			}
+			return out
+		}
+		agreed := map[bool]int{}
+		for k := range rounds {
+			logDelta := []int{1, 12, 20, 37, 50}[k%5]
+			bound := uint64(1)<<(logDelta-1) - uint64(k%2)
+			small := int64(rng.Uint64N(2*bound+5)) - int64(bound+2)
+			residues := planes()
+			for j, q := range p.Primes {
+				for i := range n {
+					if residues[j][i] = rng.Uint64N(2 * q); k%4 == 0 {
+						residues[j][i] = []uint64{0, 1, q - 1, q, 2*q - 1}[rng.IntN(5)]
+					}
+					if i > 0 || k%3 == 0 { // the remainder decides
+						residues[j][i] = uint64((small%int64(q) + int64(q)) % int64(q))
+					}
+				}
+			}
+			clone := func() [][]uint64 {
+				out := planes()
+				for j := range out {
+					copy(out[j], residues[j])
+				}
+				return out
+			}
+			got, want := planes(), planes()
+			ok := c.join(got, clone(), n, logDelta, bound)
+			if any := c.joinAny(want, clone(), n, logDelta, bound); ok != any {
+				t.Fatalf("%s, log Δ %d, bound %d: %v and %v", p.Name, logDelta, bound, ok, any)
+			}
+			agreed[ok]++
+			for w := range want {
+				if !slices.Equal(got[w], want[w]) {
+					t.Fatalf("%s, log Δ %d: word %d: %x and %x", p.Name, logDelta, w, got[w], want[w])
+				}
+			}
+		}
+		if agreed[true] == 0 || agreed[false] == 0 {
+			t.Errorf("%s: remainders %v, no two kinds", p.Name, agreed)
 		}
 	}
 }

@@ -61,6 +61,14 @@ func (f *field) addMessage(c []uint64, words, limbs [][]uint64, e []int32, logDe
 			acc := f.shift(high[i], width, mask) + low[i]
 			c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
 		}
+	case 4:
+		l0, l1, l2, l3 := limbs[0][:len(c)], limbs[1][:len(c)], limbs[2][:len(c)], limbs[3][:len(c)]
+		for i, v := range c {
+			acc := f.shift(l3[i], width, mask) + l2[i]
+			acc = f.shift(acc, width, mask) + l1[i]
+			acc = f.shift(acc, width, mask) + l0[i]
+			c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
+		}
 	default:
 		f.addMessageAny(c, limbs, e, width)
 	}
@@ -82,12 +90,12 @@ func (f *field) addMessageAny(c []uint64, limbs [][]uint64, e []int32, width int
 // v·c < 2^75 is split at Width and its upper part, below 2^24, folded in.
 func (f *field) shift(v uint64, width int, mask uint64) uint64 {
 	hi, lo := bits.Mul64(v, f.c)
-	return lo&mask + (hi<<(64-width)|lo>>width)*f.c
+	return lo&mask + (hi<<((64-width)&63)|lo>>(width&63))*f.c
 }
 
 // finish reduces v < 2^(Width+4).
 func (f *field) finish(v uint64, width int, mask uint64) uint64 {
-	return below(v&mask+v>>width*f.c, f.q)
+	return below(v&mask+v>>(width&63)*f.c, f.q)
 }
 
 // join turns residues x_j, below 2·q_j, into plaintext words: the integer x modulo Q that
@@ -98,10 +106,14 @@ func (f *field) finish(v uint64, width int, mask uint64) uint64 {
 // The addition is modulo Q and comes before the division: a sum of zero with
 // negative noise would wrap otherwise.
 func (c *context) join(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
-	if len(c.fields) == 2 {
+	switch len(c.fields) {
+	case 2:
 		return c.joinTwo(words, residues, n, logDelta, bound)
+	case 4:
+		return c.joinFour(words, residues, n, logDelta, bound)
+	default:
+		return c.joinAny(words, residues, n, logDelta, bound)
 	}
-	return c.joinAny(words, residues, n, logDelta, bound)
 }
 
 // joinTwo is join for two primes.
@@ -126,6 +138,66 @@ func (c *context) joinTwo(words, residues [][]uint64, n, logDelta int, bound uin
 		bad |= excess(lo&mask, half, bound)
 		w0[i] = lo>>logDelta | hi<<(64-logDelta)
 		w1[i] = hi >> logDelta
+	}
+	return bad>>63 == 0
+}
+
+// joinFour is join for four primes. What [field.mul] is given may be any word:
+// differences are made positive with a multiple of the prime and not reduced.
+func (c *context) joinFour(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
+	f1, f2, f3 := &c.fields[1], &c.fields[2], &c.fields[3]
+	q0, q1, q2 := c.fields[0].q, f1.q, f2.q
+	// Primes share their bit length: what is below one is below twice another.
+	above1, above2, above3 := 2*q1, 2*q2, 2*f3.q
+	i10, i20, i21 := c.inverse[1][0], c.inverse[2][0], c.inverse[2][1]
+	i30, i31, i32 := c.inverse[3][0], c.inverse[3][1], c.inverse[3][2]
+	m0, m1, m2, m3 := c.q[0], c.q[1], c.q[2], c.q[3]
+	half, mask := uint64(1)<<(logDelta-1), uint64(1)<<logDelta-1
+	down, up := uint(logDelta)&63, uint(64-logDelta)&63
+	r0, r1, r2, r3 := residues[0][:n], residues[1][:n], residues[2][:n], residues[3][:n]
+	w0, w1, w2, w3 := words[0][:n], words[1][:n], words[2][:n], words[3][:n]
+	bad := uint64(0)
+	for i, d0 := range r0 {
+		d0 = below(d0, q0)
+		d1 := f1.mul(r1[i]+above1-d0, i10)
+		d2 := f2.mul(f2.mul(r2[i]+above2-d0, i20)+above2-d1, i21)
+		d3 := f3.mul(f3.mul(f3.mul(r3[i]+above3-d0, i30)+above3-d1, i31)+above3-d2, i32)
+
+		// ((d3·q2 + d2)·q1 + d1)·q0 + d0 + half
+		var carry uint64
+		x1, x0 := bits.Mul64(d3, q2)
+		x0, carry = bits.Add64(x0, d2, 0)
+		x1 += carry
+
+		h0, l0 := bits.Mul64(x0, q1)
+		x2, l1 := bits.Mul64(x1, q1)
+		x0, carry = bits.Add64(l0, d1, 0)
+		x1, carry = bits.Add64(l1, h0, carry)
+		x2 += carry
+
+		h0, l0 = bits.Mul64(x0, q0)
+		h1, l1 := bits.Mul64(x1, q0)
+		x3, l2 := bits.Mul64(x2, q0)
+		l0, carry = bits.Add64(l0, d0, 0)
+		l1, carry = bits.Add64(l1, h0, carry)
+		l2, carry = bits.Add64(l2, h1, carry)
+		x3 += carry
+		x0, carry = bits.Add64(l0, half, 0)
+		x1, carry = bits.Add64(l1, 0, carry)
+		x2, carry = bits.Add64(l2, 0, carry)
+		x3 += carry
+
+		t0, borrow := bits.Sub64(x0, m0, 0)
+		t1, borrow := bits.Sub64(x1, m1, borrow)
+		t2, borrow := bits.Sub64(x2, m2, borrow)
+		t3, borrow := bits.Sub64(x3, m3, borrow)
+		keep := -borrow
+		x0, x1 = t0^(t0^x0)&keep, t1^(t1^x1)&keep
+		x2, x3 = t2^(t2^x2)&keep, t3^(t3^x3)&keep
+
+		bad |= excess(x0&mask, half, bound)
+		w0[i], w1[i] = x0>>down|x1<<up, x1>>down|x2<<up
+		w2[i], w3[i] = x2>>down|x3<<up, x3>>down
 	}
 	return bad>>63 == 0
 }

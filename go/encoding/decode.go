@@ -169,18 +169,18 @@ func place(words [][]uint64, lane int, s *params.Scheme) (low, high []uint64, sh
 // a sum exceeds twice the offset.
 func open(out []float32, words [][]uint64, i, j, lane int, s *params.Scheme, offset int64, scale float64) (bad uint64) {
 	low, high, shift := place(words, lane, s)
-	low = low[:j]
-	mask := uint64(1)<<s.LaneWidth() - 1
-	at := i*s.Lanes + lane
-	for ; i < j; i++ {
-		v := low[i] >> (shift & 63)
-		if high != nil {
-			v |= high[i] << (64 - shift)
-		}
-		v &= mask
-		bad |= uint64(2*offset) - v
+	mask, limit, lanes := uint64(1)<<s.LaneWidth()-1, uint64(2*offset), s.Lanes
+	down, up := shift&63, (64-shift)&63
+	if high == nil { // the one bit that comes from it is masked
+		high, up = low, 63
+	}
+	low, high, out = low[i:j], high[i:j], out[i*lanes+lane:]
+	at := 0
+	for k, v := range low {
+		v = (v>>down | high[k]<<up) & mask
+		bad |= limit - v
 		out[at] = float32(float64(int64(v)-offset) * scale)
-		at += s.Lanes
+		at += lanes
 	}
 	return bad
 }
