@@ -46,7 +46,11 @@ func TestTimingOfSecrets(t *testing.T) {
 		}
 		put(small, smallDrawn, smallZeros, random)
 	}
-	residues, wide, wideZeros := make([]uint64, degree), make([]uint64, degree), make([]uint64, degree)
+	// The preset of four primes has joins and messages of its own.
+	four := schemeOf(t, "n8192-q204", params.SumKey)
+	c4, err := contextOf(four.Preset)
+	fail(err)
+	residues, wide, wideZeros := make([]uint64, degree), make([]uint64, c4.N()), make([]uint64, c4.N())
 	uniform := func(dst []uint64) func(bool) {
 		return func(random bool) {
 			for i := range dst {
@@ -68,13 +72,26 @@ func TestTimingOfSecrets(t *testing.T) {
 	fail(err)
 	var by factor
 	limbs, words, sums := c.planes(), c.planes(), c.planes()
-	masked := func(random bool) {
-		for w := range words {
-			for i := range words[w] {
-				wide[i] = rng.Uint64() >> (64 - max(0, min(64, s.Lanes*s.LaneWidth()-64*w)))
+	plaintext := func(s *params.Scheme, words [][]uint64) func(bool) {
+		return func(random bool) {
+			for w := range words {
+				for i := range words[w] {
+					wide[i] = rng.Uint64() >> (64 - max(0, min(64, s.Lanes*s.LaneWidth()-64*w)))
+				}
+				put(words[w], wide, wideZeros, random)
 			}
-			put(words[w], wide, wideZeros, random)
 		}
+	}
+	masked := plaintext(s, words)
+	limbs4, words4, sums4 := c4.planes(), c4.planes(), c4.planes()
+	masked4 := plaintext(four, words4)
+	small4 := make([]int32, c4.N())
+	split4 := func(random bool) {
+		masked4(random)
+		smalls(random)
+		copy(small4, small)
+		copy(small4[degree:], small)
+		c4.split(limbs4, words4, 0, c4.N(), four.LogDelta)
 	}
 	h := wholeHeader(s, 1)
 	frame := make([]byte, h.Size())
@@ -89,6 +106,7 @@ func TestTimingOfSecrets(t *testing.T) {
 			fail(err)
 		}},
 		{Name: "secret into the NTT domain", Prepare: smalls, Run: func() { f.load(residues, small) }},
+		{Name: "secret into the NTT domain, portable", Prepare: uniform(residues), Run: func() { f.sub.NTT(residues, residues) }},
 		{Name: "secret made ready for products", Prepare: smalls, Run: func() { _, _ = c.factors(small, nil) }},
 		{Name: "a times secret", Prepare: func(random bool) { smalls(random); by = c.fields[0].factor(make([]uint64, c.N()), small) }, Run: func() { expander.multiply(residues, &by, 1, 0, f, c.Width) }},
 		{Name: "a times secret, portable", Prepare: func(random bool) {
@@ -111,6 +129,9 @@ func TestTimingOfSecrets(t *testing.T) {
 			smalls(random)
 			uniform(residues)(true)
 		}, Run: func() { f.addMessageAny(residues, limbs, small, c.Width) }},
+		{Name: "message and error added, four primes", Prepare: split4, Run: func() {
+			c4.fields[0].addMessage(sums4[0], words4, limbs4, small4, four.LogDelta, c4.Width)
+		}},
 		{Name: "encryption of a chunk", Prepare: func(random bool) {
 			seeds(random)
 			masked(random)
@@ -128,6 +149,17 @@ func TestTimingOfSecrets(t *testing.T) {
 			}
 		}, Run: func() {
 			if !c.join(words, sums, degree, s.LogDelta, s.NoiseBound(1)) {
+				t.Fatal("the noise is within the bound")
+			}
+		}},
+		{Name: "residual check of a sum, four primes", Prepare: func(random bool) {
+			split4(random)
+			for j := range sums4 {
+				clear(sums4[j])
+				c4.fields[j].addMessage(sums4[j], words4, limbs4, small4, four.LogDelta, c4.Width)
+			}
+		}, Run: func() {
+			if !c4.join(words4, sums4, c4.N(), four.LogDelta, four.NoiseBound(1)) {
 				t.Fatal("the noise is within the bound")
 			}
 		}},
