@@ -62,12 +62,14 @@ func (f *field) addMessage(c []uint64, words, limbs [][]uint64, e []int32, logDe
 			c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
 		}
 	case 4:
-		l0, l1, l2, l3 := limbs[0][:len(c)], limbs[1][:len(c)], limbs[2][:len(c)], limbs[3][:len(c)]
-		for i, v := range c {
+		done := f.limb.Limbs(c, (*[4][]uint64)(limbs), e)
+		l0, l1, l2, l3 := limbs[0][done:], limbs[1][done:], limbs[2][done:], limbs[3][done:]
+		e = e[done:]
+		for i, v := range c[done:] {
 			acc := f.shift(l3[i], width, mask) + l2[i]
 			acc = f.shift(acc, width, mask) + l1[i]
 			acc = f.shift(acc, width, mask) + l0[i]
-			c[i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
+			c[done+i] = f.finish(acc+v+uint64(int64(e[i])+int64(f.q)), width, mask)
 		}
 	default:
 		f.addMessageAny(c, limbs, e, width)
@@ -142,36 +144,27 @@ func (c *context) joinTwo(words, residues [][]uint64, n, logDelta int, bound uin
 	return bad>>63 == 0
 }
 
-// joinFour is join for four primes. What [field.mul] is given may be any word:
-// differences are made positive with a multiple of the prime and not reduced.
+// joinFour is join for four primes.
 func (c *context) joinFour(words, residues [][]uint64, n, logDelta int, bound uint64) bool {
-	f1, f2, f3 := &c.fields[1], &c.fields[2], &c.fields[3]
-	q0, q1, q2 := c.fields[0].q, f1.q, f2.q
-	// Primes share their bit length: what is below one is below twice another.
-	above1, above2, above3 := 2*q1, 2*q2, 2*f3.q
-	i10, i20, i21 := c.inverse[1][0], c.inverse[2][0], c.inverse[2][1]
-	i30, i31, i32 := c.inverse[3][0], c.inverse[3][1], c.inverse[3][2]
+	r0, r1, r2, r3 := residues[0][:n], residues[1][:n], residues[2][:n], residues[3][:n]
+	done := c.digits.Mixed(r0, r1, r2, r3)
+	c.mixed(r0[done:], r1[done:], r2[done:], r3[done:])
+	q0, q1, q2 := c.fields[0].q, c.fields[1].q, c.fields[2].q
 	m0, m1, m2, m3 := c.q[0], c.q[1], c.q[2], c.q[3]
 	half, mask := uint64(1)<<(logDelta-1), uint64(1)<<logDelta-1
 	down, up := uint(logDelta)&63, uint(64-logDelta)&63
-	r0, r1, r2, r3 := residues[0][:n], residues[1][:n], residues[2][:n], residues[3][:n]
 	w0, w1, w2, w3 := words[0][:n], words[1][:n], words[2][:n], words[3][:n]
 	bad := uint64(0)
 	for i, d0 := range r0 {
-		d0 = below(d0, q0)
-		d1 := f1.mul(r1[i]+above1-d0, i10)
-		d2 := f2.mul(f2.mul(r2[i]+above2-d0, i20)+above2-d1, i21)
-		d3 := f3.mul(f3.mul(f3.mul(r3[i]+above3-d0, i30)+above3-d1, i31)+above3-d2, i32)
-
 		// ((d3·q2 + d2)·q1 + d1)·q0 + d0 + half
 		var carry uint64
-		x1, x0 := bits.Mul64(d3, q2)
-		x0, carry = bits.Add64(x0, d2, 0)
+		x1, x0 := bits.Mul64(r3[i], q2)
+		x0, carry = bits.Add64(x0, r2[i], 0)
 		x1 += carry
 
 		h0, l0 := bits.Mul64(x0, q1)
 		x2, l1 := bits.Mul64(x1, q1)
-		x0, carry = bits.Add64(l0, d1, 0)
+		x0, carry = bits.Add64(l0, r1[i], 0)
 		x1, carry = bits.Add64(l1, h0, carry)
 		x2 += carry
 
@@ -200,6 +193,23 @@ func (c *context) joinFour(words, residues [][]uint64, n, logDelta int, bound ui
 		w2[i], w3[i] = x2>>down|x3<<up, x3>>down
 	}
 	return bad>>63 == 0
+}
+
+// mixed overwrites residues of four primes with Garner's mixed radix digits.
+// What [field.mul] is given may be any word: differences are made positive with
+// twice the prime, below which what is below another is, and not reduced.
+func (c *context) mixed(r0, r1, r2, r3 []uint64) {
+	f0, f1, f2, f3 := &c.fields[0], &c.fields[1], &c.fields[2], &c.fields[3]
+	above1, above2, above3 := 2*f1.q, 2*f2.q, 2*f3.q
+	i10, i20, i21 := c.inverse[1][0], c.inverse[2][0], c.inverse[2][1]
+	i30, i31, i32 := c.inverse[3][0], c.inverse[3][1], c.inverse[3][2]
+	for i, d0 := range r0 {
+		d0 = below(d0, f0.q)
+		d1 := f1.mul(r1[i]+above1-d0, i10)
+		d2 := f2.mul(f2.mul(r2[i]+above2-d0, i20)+above2-d1, i21)
+		d3 := f3.mul(f3.mul(f3.mul(r3[i]+above3-d0, i30)+above3-d1, i31)+above3-d2, i32)
+		r0[i], r1[i], r2[i], r3[i] = d0, d1, d2, d3
+	}
 }
 
 // joinAny is join for any number of primes: Garner's mixed radix digits, then

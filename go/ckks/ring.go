@@ -78,6 +78,7 @@ type context struct {
 	q      [maxPrimes]uint64 // Π q_j in words
 	// inverse[j][i] is q_i^-1 modulo q_j, i < j, in Montgomery form.
 	inverse [maxPrimes][maxPrimes]uint64
+	digits  *kernel.Digits // of four primes; nil: portable
 }
 
 var contexts struct {
@@ -115,6 +116,7 @@ func newContext(p *params.Preset) (*context, error) {
 		return nil, fmt.Errorf("ring of %s: %v: %w", p.Name, err, errs.ErrInternal)
 	}
 	c := &context{Preset: p}
+	var inverse [maxPrimes][maxPrimes]uint64 // plain
 	words(p.Q(), c.q[:])
 	for j, q := range p.Primes {
 		s := r.SubRings[j]
@@ -140,12 +142,16 @@ func newContext(p *params.Preset) (*context, error) {
 		f.limb = kernel.NewOne(q, f.c)
 		for i := range j {
 			inv := new(big.Int).ModInverse(new(big.Int).SetUint64(p.Primes[i]), new(big.Int).SetUint64(q))
-			c.inverse[j][i] = f.mul(inv.Uint64(), f.r2)
+			inverse[j][i] = inv.Uint64()
+			c.inverse[j][i] = f.mul(inverse[j][i], f.r2)
 			if i == 0 {
 				f.join = kernel.NewJoin(p.Primes[0], q, inv.Uint64())
 			}
 		}
 		c.fields = append(c.fields, f)
+	}
+	if len(p.Primes) == maxPrimes {
+		c.digits = kernel.NewDigits([maxPrimes]uint64(p.Primes), inverse)
 	}
 	return c, nil
 }

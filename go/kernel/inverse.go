@@ -9,9 +9,10 @@ import (
 //
 // Numbers are kept as doubles. With q < 2^51 every sum below 2^53 is exact.
 // A product d·w with |w| ≤ q/2 is computed as h + l, h = fl(d·w) and l exact
-// by FMA, less c·q for c = round(fl(d·fl(w/q))). |c| ≤ |d|/2, so that c is off
-// by at most |d|/2·2^-52·2 + 1/2 ≤ 1/2 + |d|/2^52, hence for |d| ≤ 2q the
-// result is within q of zero, and h − c·q, an integer below 2^53, is exact.
+// by FMA, less c·q for c = round(fl(d·fl(w/q))). Its argument is within |d|/2 of
+// zero and two roundings of 2^-53 off, so that c is off by at most 1/2 +
+// |d|/2·2^-52, hence for |d| ≤ 2q < 2^52 the result is within q of zero, and
+// h − c·q, an integer below 2^53, is exact.
 // Sums are reduced to q/2 in every layer: with both inputs of a butterfly
 // within q, differences are within 2q. By induction that holds in all layers.
 const MaxWidth = 51

@@ -65,6 +65,31 @@ func (o *One) Message(c, low, high []uint64, e []int32, logDelta, width int) int
 	return 8 * turns
 }
 
+// Limbs adds messages of four limbs, which are multiplied with the powers of
+// o's residue, and errors to the first residues of c, eight at a time, and
+// returns how many. Limbs are below 2^[MaxWidth], and o's residue below 2^21.
+func (o *One) Limbs(c []uint64, limbs *[4][]uint64, e []int32) int {
+	turns := len(c) / 8
+	if o == nil || turns == 0 {
+		return 0
+	}
+	l0, l1, l2, l3, e := limbs[0][:len(c)], limbs[1][:len(c)], limbs[2][:len(c)], limbs[3][:len(c)], e[:len(c)]
+	limbs8(&c[0], &l0[0], &l1[0], &l2[0], &l3[0], &e[0], &o.constants[0], turns)
+	return 8 * turns
+}
+
+// Mixed overwrites the first residues, below twice their primes, with digits,
+// four at a time, and returns how many.
+func (d *Digits) Mixed(r0, r1, r2, r3 []uint64) int {
+	turns := len(r0) / 4
+	if d == nil || turns == 0 {
+		return 0
+	}
+	r1, r2, r3 = r1[:len(r0)], r2[:len(r0)], r3[:len(r0)]
+	digits4(&r0[0], &r1[0], &r2[0], &r3[0], &d.constants[0], turns)
+	return 4 * turns
+}
+
 // Words writes the words of the first plaintexts with residues a modulo q0 and
 // b modulo q1, four at a time, and returns how many, and a word whose bit 63
 // is set when a remainder is beyond the bound.

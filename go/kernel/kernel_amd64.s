@@ -472,6 +472,132 @@ turn:
 	VZEROUPPER
 	RET
 
+// func limbs8(c *uint64, l0 *uint64, l1 *uint64, l2 *uint64, l3 *uint64, e *int32, q *float64, turns int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·limbs8(SB), NOSPLIT, $0-64
+	MOVQ         c+0(FP), AX
+	MOVQ         l0+8(FP), CX
+	MOVQ         l1+16(FP), DX
+	MOVQ         l2+24(FP), BX
+	MOVQ         l3+32(FP), SI
+	MOVQ         e+40(FP), DI
+	MOVQ         q+48(FP), R8
+	MOVQ         turns+56(FP), R9
+	VBROADCASTSD (R8), Y0
+	VBROADCASTSD 8(R8), Y1
+	VBROADCASTSD 16(R8), Y2
+	VBROADCASTSD 24(R8), Y3
+	VBROADCASTSD 32(R8), Y4
+	VXORPD       Y5, Y5, Y5
+
+turn:
+	VMOVDQU      (SI), Y6
+	VPOR         Y2, Y6, Y6
+	VSUBPD       Y2, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      (BX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      (DX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      (CX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      (AX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTDQ2PD    (DI), Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y1, Y6, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFNMADD231PD Y0, Y7, Y6
+	VCMPPD       $0x01, Y5, Y6, Y7
+	VANDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VADDPD       Y2, Y6, Y6
+	VXORPD       Y2, Y6, Y6
+	VMOVUPD      Y6, (AX)
+	VMOVDQU      32(SI), Y6
+	VPOR         Y2, Y6, Y6
+	VSUBPD       Y2, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      32(BX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      32(DX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y3, Y6, Y7
+	VMULPD       Y4, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y7, Y3, Y6
+	VFNMADD231PD Y0, Y8, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      32(CX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VMOVDQU      32(AX), Y7
+	VPOR         Y2, Y7, Y7
+	VSUBPD       Y2, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTDQ2PD    16(DI), Y7
+	VADDPD       Y7, Y6, Y6
+	VMULPD       Y1, Y6, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFNMADD231PD Y0, Y7, Y6
+	VCMPPD       $0x01, Y5, Y6, Y7
+	VANDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VADDPD       Y2, Y6, Y6
+	VXORPD       Y2, Y6, Y6
+	VMOVUPD      Y6, 32(AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, SI
+	ADDQ         $0x40, AX
+	ADDQ         $0x20, DI
+	DECQ         R9
+	JNZ          turn
+	VZEROUPPER
+	RET
+
 // func join4(low *uint64, high *uint64, a *uint64, b *uint64, q *float64, constants *uint64, turns int) uint64
 // Requires: AVX, AVX2, FMA3
 TEXT ·join4(SB), NOSPLIT, $0-64
@@ -561,6 +687,138 @@ turn:
 	NEGL         AX
 	MOVLQSX      AX, AX
 	MOVQ         AX, ret+56(FP)
+	VZEROUPPER
+	RET
+
+// func digits4(r0 *uint64, r1 *uint64, r2 *uint64, r3 *uint64, constants *float64, turns int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·digits4(SB), NOSPLIT, $0-48
+	MOVQ         r0+0(FP), AX
+	MOVQ         r1+8(FP), CX
+	MOVQ         r2+16(FP), DX
+	MOVQ         r3+24(FP), BX
+	MOVQ         constants+32(FP), SI
+	MOVQ         turns+40(FP), DI
+	VBROADCASTSD (SI), Y0
+	VXORPD       Y1, Y1, Y1
+
+turn:
+	VBROADCASTSD 8(SI), Y2
+	VBROADCASTSD 16(SI), Y3
+	VMOVDQU      (AX), Y4
+	VPOR         Y0, Y4, Y4
+	VSUBPD       Y0, Y4, Y4
+	VMULPD       Y3, Y4, Y3
+	VROUNDPD     $0x08, Y3, Y3
+	VFNMADD231PD Y2, Y3, Y4
+	VCMPPD       $0x01, Y1, Y4, Y3
+	VANDPD       Y2, Y3, Y3
+	VADDPD       Y3, Y4, Y4
+	VADDPD       Y0, Y4, Y3
+	VXORPD       Y0, Y3, Y3
+	VMOVUPD      Y3, (AX)
+	VBROADCASTSD 24(SI), Y2
+	VBROADCASTSD 32(SI), Y3
+	VMOVDQU      (CX), Y5
+	VPOR         Y0, Y5, Y5
+	VSUBPD       Y0, Y5, Y5
+	VSUBPD       Y4, Y5, Y5
+	VBROADCASTSD 40(SI), Y6
+	VBROADCASTSD 48(SI), Y7
+	VMULPD       Y6, Y5, Y8
+	VMULPD       Y7, Y5, Y7
+	VROUNDPD     $0x08, Y7, Y7
+	VFMSUB213PD  Y8, Y6, Y5
+	VFNMADD231PD Y2, Y7, Y8
+	VADDPD       Y8, Y5, Y5
+	VMULPD       Y3, Y5, Y3
+	VROUNDPD     $0x08, Y3, Y3
+	VFNMADD231PD Y2, Y3, Y5
+	VCMPPD       $0x01, Y1, Y5, Y3
+	VANDPD       Y2, Y3, Y3
+	VADDPD       Y3, Y5, Y5
+	VADDPD       Y0, Y5, Y3
+	VXORPD       Y0, Y3, Y3
+	VMOVUPD      Y3, (CX)
+	VBROADCASTSD 56(SI), Y2
+	VBROADCASTSD 64(SI), Y3
+	VMOVDQU      (DX), Y6
+	VPOR         Y0, Y6, Y6
+	VSUBPD       Y0, Y6, Y6
+	VSUBPD       Y4, Y6, Y6
+	VBROADCASTSD 72(SI), Y7
+	VBROADCASTSD 80(SI), Y8
+	VMULPD       Y7, Y6, Y9
+	VMULPD       Y8, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y9, Y7, Y6
+	VFNMADD231PD Y2, Y8, Y9
+	VADDPD       Y9, Y6, Y6
+	VSUBPD       Y5, Y6, Y6
+	VBROADCASTSD 88(SI), Y7
+	VBROADCASTSD 96(SI), Y8
+	VMULPD       Y7, Y6, Y9
+	VMULPD       Y8, Y6, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y9, Y7, Y6
+	VFNMADD231PD Y2, Y8, Y9
+	VADDPD       Y9, Y6, Y6
+	VMULPD       Y3, Y6, Y3
+	VROUNDPD     $0x08, Y3, Y3
+	VFNMADD231PD Y2, Y3, Y6
+	VCMPPD       $0x01, Y1, Y6, Y3
+	VANDPD       Y2, Y3, Y3
+	VADDPD       Y3, Y6, Y6
+	VADDPD       Y0, Y6, Y3
+	VXORPD       Y0, Y3, Y3
+	VMOVUPD      Y3, (DX)
+	VBROADCASTSD 104(SI), Y2
+	VBROADCASTSD 112(SI), Y3
+	VMOVDQU      (BX), Y7
+	VPOR         Y0, Y7, Y7
+	VSUBPD       Y0, Y7, Y7
+	VSUBPD       Y4, Y7, Y7
+	VBROADCASTSD 120(SI), Y4
+	VBROADCASTSD 128(SI), Y8
+	VMULPD       Y4, Y7, Y9
+	VMULPD       Y8, Y7, Y8
+	VROUNDPD     $0x08, Y8, Y8
+	VFMSUB213PD  Y9, Y4, Y7
+	VFNMADD231PD Y2, Y8, Y9
+	VADDPD       Y9, Y7, Y7
+	VSUBPD       Y5, Y7, Y7
+	VBROADCASTSD 136(SI), Y4
+	VBROADCASTSD 144(SI), Y5
+	VMULPD       Y4, Y7, Y8
+	VMULPD       Y5, Y7, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFMSUB213PD  Y8, Y4, Y7
+	VFNMADD231PD Y2, Y5, Y8
+	VADDPD       Y8, Y7, Y7
+	VSUBPD       Y6, Y7, Y7
+	VBROADCASTSD 152(SI), Y4
+	VBROADCASTSD 160(SI), Y5
+	VMULPD       Y4, Y7, Y6
+	VMULPD       Y5, Y7, Y5
+	VROUNDPD     $0x08, Y5, Y5
+	VFMSUB213PD  Y6, Y4, Y7
+	VFNMADD231PD Y2, Y5, Y6
+	VADDPD       Y6, Y7, Y7
+	VMULPD       Y3, Y7, Y3
+	VROUNDPD     $0x08, Y3, Y3
+	VFNMADD231PD Y2, Y3, Y7
+	VCMPPD       $0x01, Y1, Y7, Y3
+	VANDPD       Y2, Y3, Y3
+	VADDPD       Y3, Y7, Y7
+	VADDPD       Y0, Y7, Y3
+	VXORPD       Y0, Y3, Y3
+	VMOVUPD      Y3, (BX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, DX
+	ADDQ         $0x20, BX
+	DECQ         DI
+	JNZ          turn
 	VZEROUPPER
 	RET
 

@@ -23,6 +23,12 @@ func (f *Factors) Multiply([]uint64, []byte, uint64) bool { panic("kernel: not a
 // Message does nothing here.
 func (o *One) Message(_, _, _ []uint64, _ []int32, _, _ int) int { return 0 }
 
+// Limbs does nothing here.
+func (o *One) Limbs(_ []uint64, _ *[4][]uint64, _ []int32) int { return 0 }
+
+// Mixed does nothing here.
+func (d *Digits) Mixed(_, _, _, _ []uint64) int { return 0 }
+
 // Words does nothing here.
 func (j *Join) Words(_, _, _, _ []uint64, _ int, _ uint64) (int, uint64) { return 0, 0 }
 

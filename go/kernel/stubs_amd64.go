@@ -24,10 +24,20 @@ func multiply8(dst *uint64, words *byte, factors *float64, q *float64, mask uint
 //go:noescape
 func message8(c *uint64, low *uint64, high *uint64, e *int32, q *float64, counts *uint64, turns int)
 
+// limbs8 adds 8·turns messages of four limbs and errors to residues.
+//
+//go:noescape
+func limbs8(c *uint64, l0 *uint64, l1 *uint64, l2 *uint64, l3 *uint64, e *int32, q *float64, turns int)
+
 // join4 writes the words of 4·turns plaintexts of two residues. Bit 63 of the result is set when a remainder is beyond the bound.
 //
 //go:noescape
 func join4(low *uint64, high *uint64, a *uint64, b *uint64, q *float64, constants *uint64, turns int) uint64
+
+// digits4 overwrites 4·turns residues of each of four primes, below twice the prime, with mixed radix digits. constants has 2^52, then for every prime q, 1/q, and w, w/q for every prime before it.
+//
+//go:noescape
+func digits4(r0 *uint64, r1 *uint64, r2 *uint64, r3 *uint64, constants *float64, turns int)
 
 // inverseFirst turns 8·blocks residues into doubles and does the first three layers.
 //
