@@ -169,12 +169,22 @@ func place(words [][]uint64, lane int, s *params.Scheme) (low, high []uint64, sh
 // a sum exceeds twice the offset.
 func open(out []float32, words [][]uint64, i, j, lane int, s *params.Scheme, offset int64, scale float64) (bad uint64) {
 	low, high, shift := place(words, lane, s)
-	mask, limit, lanes := uint64(1)<<s.LaneWidth()-1, uint64(2*offset), s.Lanes
-	down, up := shift&63, (64-shift)&63
-	if high == nil { // the one bit that comes from it is masked
-		high, up = low, 63
+	if high == nil {
+		high = low
 	}
-	low, high, out = low[i:j], high[i:j], out[i*lanes+lane:]
+	low, high, out = low[i:j], high[i:j], out[i*s.Lanes+lane:]
+	done, bad := kernel.OpenLane(out, s.Lanes, low, high, int(shift), s.LaneWidth(), offset, scale)
+	return bad | openPlain(out[min(done*s.Lanes, len(out)):], s.Lanes, low[done:], high[done:], shift, s.LaneWidth(), offset, scale)
+}
+
+// openPlain is the portable form. high does not count when the lane ends in
+// low.
+func openPlain(out []float32, lanes int, low, high []uint64, shift uint, width int, offset int64, scale float64) (bad uint64) {
+	mask, limit := uint64(1)<<width-1, uint64(2*offset)
+	down, up := shift&63, (64-shift)&63
+	if int(shift)+width <= 64 {
+		up = 63 // the one bit that comes from there is masked
+	}
 	at := 0
 	for k, v := range low {
 		v = (v>>down | high[k]<<up) & mask

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/cryptflow/cryptflow/go/kernel"
 )
 
 // floats is random values with those among them at which kernels may go wrong.
@@ -60,6 +62,40 @@ func TestTheFastLanesAreThePortableOnes(t *testing.T) {
 				bad, wantBad := o.open(opened, got[0], got[1]), o.openPlain(plain, got[0], got[1])
 				if bad>>63 != wantBad>>63 || !slices.Equal(opened, plain) {
 					t.Fatalf("opening %d coefficients with lanes of %d bits, offset %d: differs", n, width, offset)
+				}
+			}
+		}
+	}
+}
+
+// TestTheFastLaneIsThePortableOne for lanes of every width, wherever they lie.
+func TestTheFastLaneIsThePortableOne(t *testing.T) {
+	rng := rand.New(rand.NewPCG(21, 3))
+	for width := 4; width <= 48; width++ {
+		for shift := range uint(64) {
+			for _, n := range []int{1, 5, 12} {
+				const lanes, scale = 3, 0.37
+				words := [][]uint64{make([]uint64, n), make([]uint64, n)}
+				for w := range words {
+					for i := range words[w] {
+						words[w][i] = rng.Uint64()
+					}
+				}
+				low, high := words[0], words[1]
+				if int(shift)+width <= 64 {
+					high = low
+				}
+				got, want := make([]float32, lanes*n), make([]float32, lanes*n)
+				for _, offset := range []int64{1 << (width - 2), 1 << (width - 1)} {
+					done, bad := kernel.OpenLane(got, lanes, low, high, int(shift), width, offset, scale)
+					if kernel.Available && done != n&^3 {
+						t.Fatalf("%d of %d coefficients were opened", done, n)
+					}
+					bad |= openPlain(got[min(done*lanes, len(got)):], lanes, low[done:], high[done:], shift, width, offset, scale)
+					wantBad := openPlain(want, lanes, low, high, shift, width, offset, scale)
+					if !slices.Equal(got, want) || bad>>63 != wantBad>>63 {
+						t.Fatalf("width %d at bit %d, %d coefficients differ", width, shift, n)
+					}
 				}
 			}
 		}

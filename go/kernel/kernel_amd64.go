@@ -208,6 +208,25 @@ func Open(out []float32, low, high []uint64, width int, offset int64, scale floa
 	return 4 * turns, bad
 }
 
+// OpenLane is Open of one lane: bits [at, at+width) of coefficients in two
+// words, at below 64, of which high does not count when the lane ends in low.
+// Values are stride apart.
+func OpenLane(out []float32, stride int, low, high []uint64, at, width int, offset int64, scale float64) (done int, bad uint64) {
+	turns := len(low) / 4
+	if !Available || turns == 0 || width > 48 || offset < 0 || offset > 1<<51 {
+		return 0, 0
+	}
+	high, out = high[:len(low)], out[:(len(low)-1)*stride+1]
+	up := uint64(64 - at)
+	if at+width <= 64 {
+		up = 64 // shifts everything out
+	}
+	c := [3]uint64{uint64(at), 0, up}
+	constants := [5]uint64{1<<width - 1, uint64(2 * offset), magic, math.Float64bits(math.Float64frombits(magic) + float64(offset)), math.Float64bits(scale)}
+	bad = openLane4(&out[0], 4*stride, &low[0], &high[0], &c[0], &constants[0], turns)
+	return 4 * turns, bad
+}
+
 // Dot is Σ v_i·lower_i and Σ v_i·upper_i, four sums each, over the first
 // values, four at a time, and how many: v_i is bits [at, at+width) of
 // coefficient i in two words, at below 64, of which high does not count when

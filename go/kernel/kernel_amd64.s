@@ -2060,6 +2060,53 @@ turn:
 	VZEROUPPER
 	RET
 
+// func openLane4(out *float32, stride int, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64
+// Requires: AVX, AVX2
+TEXT ·openLane4(SB), NOSPLIT, $0-64
+	MOVQ         out+0(FP), AX
+	MOVQ         stride+8(FP), CX
+	MOVQ         low+16(FP), DX
+	MOVQ         high+24(FP), BX
+	MOVQ         counts+32(FP), SI
+	MOVQ         constants+40(FP), DI
+	MOVQ         turns+48(FP), R8
+	VPBROADCASTQ (DI), Y0
+	VPBROADCASTQ 8(DI), Y1
+	VPBROADCASTQ 16(DI), Y2
+	VPBROADCASTQ 24(DI), Y3
+	VPBROADCASTQ 32(DI), Y4
+	VPXOR        Y5, Y5, Y5
+	LEAQ         (CX)(CX*2), DI
+
+turn:
+	VMOVDQU    (DX), Y6
+	VMOVDQU    (BX), Y7
+	VPSRLQ     (SI), Y6, Y6
+	VPSLLQ     16(SI), Y7, Y7
+	VPOR       Y7, Y6, Y6
+	VPAND      Y0, Y6, Y6
+	VPSUBQ     Y6, Y1, Y7
+	VPOR       Y7, Y5, Y5
+	VPOR       Y2, Y6, Y6
+	VSUBPD     Y3, Y6, Y6
+	VMULPD     Y4, Y6, Y6
+	VCVTPD2PSY Y6, X6
+	VMOVSS     X6, (AX)
+	VEXTRACTPS $0x01, X6, (AX)(CX*1)
+	VEXTRACTPS $0x02, X6, (AX)(CX*2)
+	VEXTRACTPS $0x03, X6, (AX)(DI*1)
+	LEAQ       (AX)(CX*4), AX
+	ADDQ       $0x20, DX
+	ADDQ       $0x20, BX
+	DECQ       R8
+	JNZ        turn
+	VMOVMSKPD  Y5, AX
+	NEGL       AX
+	MOVLQSX    AX, AX
+	MOVQ       AX, ret+56(FP)
+	VZEROUPPER
+	RET
+
 // func dot4(low *uint64, high *uint64, factors *uint64, counts *uint64, turns int, out *uint64)
 // Requires: AVX, AVX2
 TEXT ·dot4(SB), NOSPLIT, $0-48

@@ -47,6 +47,11 @@ func Fill(_, _ []uint64, _ []uint32, _ int) int { return 0 }
 // Open does nothing here.
 func Open(_ []float32, _, _ []uint64, _ int, _ int64, _ float64) (int, uint64) { return 0, 0 }
 
+// OpenLane does nothing here.
+func OpenLane(_ []float32, _ int, _, _ []uint64, _, _ int, _ int64, _ float64) (int, uint64) {
+	return 0, 0
+}
+
 // Dot does nothing here.
 func Dot(_, _, _ []uint64, _, _ int) (lower, upper [4]uint64, done int) { return lower, upper, 0 }
 

@@ -109,6 +109,11 @@ func fill4(low *uint64, high *uint64, steps *uint32, counts *uint64, turns int)
 //go:noescape
 func open4(out *float32, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64
 
+// openLane4 writes one value of each of 4·turns coefficients, stride bytes apart. Bit 63 of the result is set when a lane exceeds the limit.
+//
+//go:noescape
+func openLane4(out *float32, stride int, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64
+
 // dot4 adds to out, four words each, the products of one lane of 4·turns coefficients and the lower and upper halves of factors. counts has two shifts, each in 16 bytes, and the mask.
 //
 //go:noescape

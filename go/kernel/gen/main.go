@@ -30,6 +30,7 @@ func main() {
 	magnitudes()
 	fill()
 	open()
+	openLane()
 	dot()
 	Generate()
 }

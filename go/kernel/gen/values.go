@@ -151,3 +151,47 @@ func open() {
 	VZEROUPPER()
 	RET()
 }
+
+// openLane: one lane of four coefficients a turn, wherever it lies in two
+// words, to values that others lie between.
+func openLane() {
+	TEXT("openLane4", NOSPLIT, "func(out *float32, stride int, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64")
+	Doc("openLane4 writes one value of each of 4·turns coefficients, stride bytes apart. Bit 63 of the result is set when a lane exceeds the limit.")
+	Pragma("noescape")
+	out, stride := Load(Param("out"), GP64()), Load(Param("stride"), GP64())
+	low, high := Load(Param("low"), GP64()), Load(Param("high"), GP64())
+	counts, constants, turns := Load(Param("counts"), GP64()), Load(Param("constants"), GP64()), Load(Param("turns"), GP64())
+	mask, limit, magic, offset, scale, bad := YMM(), YMM(), YMM(), YMM(), YMM(), YMM()
+	for i, r := range []VecVirtual{mask, limit, magic, offset, scale} {
+		VPBROADCASTQ(Mem{Base: constants, Disp: 8 * i}, r)
+	}
+	VPXOR(bad, bad, bad)
+	thrice := GP64()
+	LEAQ(Mem{Base: stride, Index: stride, Scale: 2}, thrice)
+	Label("turn")
+	v, t, row := YMM(), YMM(), XMM()
+	VMOVDQU(Mem{Base: low}, v)
+	VMOVDQU(Mem{Base: high}, t)
+	VPSRLQ(Mem{Base: counts}, v, v)
+	VPSLLQ(Mem{Base: counts, Disp: 16}, t, t)
+	VPOR(t, v, v)
+	VPAND(mask, v, v)
+	VPSUBQ(v, limit, t)
+	VPOR(t, bad, bad)
+	VPOR(magic, v, v)
+	VSUBPD(offset, v, v)
+	VMULPD(scale, v, v)
+	VCVTPD2PSY(v, row)
+	VMOVSS(row, Mem{Base: out})
+	VEXTRACTPS(Imm(1), row, Mem{Base: out, Index: stride, Scale: 1})
+	VEXTRACTPS(Imm(2), row, Mem{Base: out, Index: stride, Scale: 2})
+	VEXTRACTPS(Imm(3), row, Mem{Base: out, Index: thrice, Scale: 1})
+	LEAQ(Mem{Base: out, Index: stride, Scale: 4}, out)
+	ADDQ(Imm(32), low)
+	ADDQ(Imm(32), high)
+	DECQ(turns)
+	JNZ(LabelRef("turn"))
+	storeSign(bad)
+	VZEROUPPER()
+	RET()
+}
