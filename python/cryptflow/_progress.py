@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,18 @@ Observer = Callable[[str, int, int], None]
 #: Phases that have a length of their own; waiting counts clients.
 _UNITS = {"agree": "client", "wait": "client"}
 
+#: Seconds that others are waited for before there is a warning; the next comes
+#: after twice as long.
+_PATIENT = 30.0
+
+_log = logging.getLogger("cryptflow")
+
 
 class Bars:
     """One tqdm bar for each phase of a round, when there is a terminal.
+
+    Without bars, a cohort that stays incomplete is a warning now and then: a
+    process whose output goes to a file would wait in silence.
 
     Parameters
     ----------
@@ -27,6 +38,8 @@ class Bars:
         self._observer = observer
         self._bars: dict[str, Any] = {}
         self._last: dict[str, tuple[int, int]] = {}
+        self._since: dict[str, float] = {}
+        self._patience = _PATIENT
         self._tqdm: Any = None
         if wanted or (wanted is None and sys.stderr.isatty()):
             try:
@@ -49,6 +62,8 @@ class Bars:
     def _update(self, phase: str, done: int, total: int) -> None:
         if self._observer is not None:
             self._observer(phase, done, total)
+        if self._tqdm is None and phase in _UNITS:
+            self._note(phase, done, total)
         if self._last.get(phase) == (done, total):
             return
         self._last[phase] = done, total
@@ -67,3 +82,23 @@ class Bars:
         bar.total = total
         bar.n = done
         bar.refresh()
+
+    def _note(self, phase: str, done: int, total: int) -> None:
+        """Warn when a phase has lacked clients for long, over all its attempts."""
+        if done >= total:
+            self._since.pop(phase, None)
+            return
+        now = time.monotonic()
+        waited = now - self._since.setdefault(phase, now)
+        if waited < self._patience:
+            return
+        self._patience *= 2
+        _log.warning(
+            "waiting for other clients for %.0f s, %d of %d are here; a round that is "
+            "incomplete at the task's deadline goes on without who is missing, or is "
+            "tried again where too few came: see whether the others still train or "
+            "have failed",
+            waited,
+            done,
+            total,
+        )

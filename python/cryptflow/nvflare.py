@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
@@ -71,6 +71,9 @@ def encrypted(
 ) -> Any:
     """Add the filters to a recipe made with ``aggregator=ReceiptAggregator()``.
 
+    It is the recipe's last call before ``execute``: `EncryptResult` comes after
+    all other result filters, or refuses to send.
+
     Parameters
     ----------
     recipe : nvflare.recipe.spec.Recipe
@@ -105,9 +108,10 @@ def encrypted(
             "aggregator=ReceiptAggregator()",
         )
     path = None if profile is None else os.fspath(profile)
-    tasks = sorted({train_task, *_TASKS})
-    recipe.add_client_input_filter(OpenTask(task, path, train_task), tasks=tasks)
-    recipe.add_client_output_filter(EncryptResult(train_task), tasks=tasks)
+    # A chain a task: FLARE refuses filters for one of the tasks of a shared chain.
+    for name in sorted({train_task, *_TASKS}):
+        recipe.add_client_input_filter(OpenTask(task, path, train_task), tasks=[name])
+        recipe.add_client_output_filter(EncryptResult(train_task), tasks=[name])
     recipe.add_server_output_filter(FirstModelOnly(send_initial), tasks=[train_task])
     return recipe
 
@@ -117,6 +121,16 @@ class _Site:
 
     def __init__(self, client: Client, arrays: dict[str, Any]) -> None:
         self.client, self.arrays = client, arrays
+        #: Of the last round: what its reply says.
+        self.receipt: dict[str, Any] = {}
+        self.metrics: dict[str, float] = {}
+        lacking = [t.name for t in client.layout if t.name not in arrays]
+        if lacking and client.initial_model() is None:
+            raise LayoutError(
+                "neither the CryptFlow task nor FLARE's server has a first "
+                f"{lacking[0]!r}: create the task with a model, or let no filter "
+                "before OpenTask take arrays out of the server's",
+            )
         for tensor in client.layout:
             # The layout is checked by the session; names have to be there.
             arrays.setdefault(tensor.name, np.zeros(tensor.shape, np.float32))
@@ -125,13 +139,19 @@ class _Site:
         self._state = Session(self._weights, client, 1).state_dict()
         self._state["position"] = None  # one client, one process: it is there
 
-    def average(self, found: Mapping[str, Any], difference: bool, meta: Any) -> Any:
+    def average(self, found: Mapping[str, Any], difference: bool, meta: Any) -> None:
         """Contribute what was trained, and hold the cohort's model."""
         if not difference:  # what the task does not name is each site's own
             own = (found.keys() & self.arrays.keys()) - self._names
             self.arrays |= {name: _array(name, found[name]).copy() for name in own}
         for tensor in self.client.layout:
-            array = _array(tensor.name, found.get(tensor.name))
+            if tensor.name not in found:
+                raise LayoutError(
+                    f"the result has no {tensor.name!r}, which the task names: is it "
+                    "of another model, or did a filter before EncryptResult, such as "
+                    "ExcludeVars, take it out?",
+                )
+            array = _array(tensor.name, found[tensor.name])
             if array.shape != tensor.shape:
                 raise LayoutError(
                     f"array {tensor.name!r}: the task has shape {tensor.shape}, "
@@ -153,7 +173,15 @@ class _Site:
             self._weights.write(self._state["start"])
             raise
         self._state = session.state_dict() | {"position": None}
-        return report
+        self.receipt = {
+            "task": report.task,
+            "round": report.round,
+            "client": self.client.name,
+            "cohort": report.cohort,
+            "bytes": report.bytes_up,
+            "result": report.result_digest,
+        }
+        self.metrics = report.scalars() | report.metrics
 
     def save(self, folder: Path) -> None:
         """Write the cohort's model, whole or not at all."""
@@ -227,7 +255,10 @@ class EncryptResult(Filter):
     of the run: after the last round that is where it is.
 
     FLARE's own filters pass on what they do not recognise; this one raises, and
-    the server gets an error instead of data.
+    the server gets an error instead of data. Filters before it see and change
+    what was trained; one after it is refused before anything is contributed. A
+    second one, as where a site's policy and its job both name it, passes on the
+    receipt of the first.
 
     Parameters
     ----------
@@ -245,7 +276,12 @@ class EncryptResult(Filter):
         Raises
         ------
         cryptflow.errors.RoundError
-            The result is not weights of the train task (CF_PLAINTEXT).
+            The result is not weights of the train task, or no model went through
+            `OpenTask` before (CF_PLAINTEXT).
+        cryptflow.errors.LayoutError
+            The result lacks an array that the task names, or has other shapes.
+        cryptflow.errors.InputError
+            Another filter comes after this one (CF_CONFIG).
         cryptflow.errors.CryptFlowError
             As `cryptflow.Client.average`.
         """
@@ -254,35 +290,56 @@ class EncryptResult(Filter):
             return make_reply(code)
         name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         site = fl_ctx.get_prop(_SITE)
+        self._refuse_followers(name, fl_ctx)
         dxo = from_shareable(shareable)
-        if name != self.train_task or dxo.data_kind not in _WEIGHTS or site is None:
+        if name != self.train_task or dxo.data_kind not in _WEIGHTS:
             raise from_code(
                 "CF_PLAINTEXT",
                 f"a result of task {name!r} with {dxo.data_kind} would leave in the "
                 f"clear; only weights of {self.train_task!r} are averaged",
             )
-        report = site.average(dxo.data, dxo.data_kind == DataKind.WEIGHT_DIFF, dxo.meta)
-        workspace = fl_ctx.get_engine().get_workspace()
-        site.save(Path(workspace.get_run_dir(fl_ctx.get_job_id())))
-        receipt = {
-            "task": report.task,
-            "round": report.round,
-            "client": site.client.name,
-            "cohort": report.cohort,
-            "bytes": report.bytes_up,
-            "result": report.result_digest,
-        }
+        if site is None:
+            raise from_code(
+                "CF_PLAINTEXT",
+                f"a result of task {name!r} would leave in the clear: no model went "
+                "through OpenTask before; it is a data filter of the same task, and "
+                "encrypted(recipe, ...) adds both",
+            )
+        if not (site.receipt and _is_receipt(dxo.data, site.receipt)):
+            difference = dxo.data_kind == DataKind.WEIGHT_DIFF
+            site.average(dxo.data, difference, dxo.meta)
+            workspace = fl_ctx.get_engine().get_workspace()
+            site.save(Path(workspace.get_run_dir(fl_ctx.get_job_id())))
         # Every client says the same of the cohort.
         meta = {
-            MetaKey.INITIAL_METRICS: report.scalars() | report.metrics,
+            MetaKey.INITIAL_METRICS: dict(site.metrics),
             MetaKey.NUM_STEPS_CURRENT_ROUND: 1,
         }
-        reply = DXO(DataKind.WEIGHT_DIFF, data={RECEIPT: receipt}, meta=meta)
-        out = reply.to_shareable()
+        receipt = {RECEIPT: dict(site.receipt)}
+        out = DXO(DataKind.WEIGHT_DIFF, data=receipt, meta=meta).to_shareable()
         for header in _HEADERS:
             if (value := shareable.get_header(header)) is not None:
                 out.set_header(header, int(value))
         return out
+
+    def _refuse_followers(self, task: str, fl_ctx: FLContext) -> None:
+        """Refuse a filter after this one: it could add to what leaves."""
+        runner = fl_ctx.get_prop(FLContextKey.RUNNER)
+        chain: list[Filter] = []
+        if (scope := fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)) is not None:
+            chain += scope.task_result_filters.get(FilterKey.OUT) or []
+        table = getattr(runner, "task_result_filters", None) or {}
+        chain += table.get(f"{task}{FilterKey.DELIMITER}{FilterKey.OUT}") or []
+        here = next((i for i, f in enumerate(chain) if f is self), len(chain))
+        for other in chain[here + 1 :]:
+            if not isinstance(other, EncryptResult):
+                raise from_code(
+                    "CF_CONFIG",
+                    f"the filter {type(other).__name__} comes after EncryptResult and "
+                    "would find a receipt, no weights: add it to the recipe before "
+                    "encrypted(recipe, ...) is called, or to the site's privacy.json "
+                    "before EncryptResult",
+                )
 
 
 class FirstModelOnly(Filter):
@@ -374,6 +431,14 @@ _FIELDS = {
     "bytes": int,
     "result": str,
 }
+
+
+def _is_receipt(params: Any, receipt: dict[str, Any]) -> bool:
+    """Whether a result is this receipt, and has nothing beside it."""
+    try:
+        return _receipt(params) == receipt
+    except RoundError:
+        return False
 
 
 def _receipt(params: Any) -> dict[str, Any]:

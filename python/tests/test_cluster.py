@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import nn
 
 import cryptflow
 from cryptflow import errors
+from cryptflow._progress import Bars
 from cryptflow._rounds import Rounds
 from cryptflow.client import PHASES, layout_of
 from cryptflow.session import Session, Tensor
@@ -621,6 +623,29 @@ def test_progress_is_shown_when_wanted_only(cluster, task, together, rng, capfd)
     shown = capfd.readouterr().err
     assert "encrypt" in shown and "upload" in shown and "client" in shown
     assert {"encrypt", "upload", "wait", "download", "decrypt"} <= set(phases)
+
+
+def test_a_long_wait_for_others_is_said_where_there_are_no_bars(monkeypatch, caplog):
+    """Another client died: a process without a terminal would hang in silence."""
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("cryptflow._progress.time", clock)
+    with Bars(False, None) as observe:
+        for now[0] in range(0, 200, 5):  # rounds are tried again every 40 seconds
+            observe("agree", 0 if now[0] % 40 == 0 else 2, 3)
+    said = [r.getMessage() for r in caplog.records if r.name == "cryptflow"]
+    assert [m.partition(",")[0].rpartition(" for ")[2] for m in said] == [
+        "30 s",
+        "60 s",
+        "120 s",
+    ]
+    assert "2 of 3 are here" in said[0]
+    caplog.clear()
+    with Bars(False, None) as observe:
+        for now[0] in range(0, 200, 5):
+            observe("wait", 3 if now[0] % 25 == 0 else 1, 3)
+            observe("upload", 1, 9)  # its own work is nobody's fault
+    assert not caplog.records
 
 
 def test_the_library_refuses_a_forked_child(cluster, task):

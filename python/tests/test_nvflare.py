@@ -16,6 +16,8 @@ from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.filters.exclude_vars import ExcludeVars
+from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 
 import cryptflow
@@ -174,6 +176,105 @@ def test_what_would_leave_in_the_clear_is_refused(cluster, tmp_path):
     reply = encrypt.process(failed, fl_ctx())
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
     assert not holds(reply, trained) and "DXO" not in reply
+
+
+class Runner:
+    """What a filter asks of FLARE's runner: the job's filters by task."""
+
+    def __init__(self, *chain):
+        self.task_result_filters = {"train/out": list(chain)}
+
+
+class Scope:
+    """A site's own filters, which FLARE applies before the job's."""
+
+    def __init__(self, *chain):
+        self.task_result_filters = {"out": list(chain), "in": []}
+
+
+def through(fl_ctx, site, job, value):
+    """Apply a site's and a job's result filters, as FLARE does."""
+    here = fl_ctx()
+    here.set_prop(FLContextKey.SCOPE_OBJECT, Scope(*site), private=True)
+    here.set_prop(FLContextKey.RUNNER, Runner(*job), private=True)
+    for one in [*site, *job]:
+        value = one.process(value, here)
+    return value
+
+
+def test_filters_before_change_what_is_averaged(cluster, together, tmp_path):
+    """Here a site's own policy encrypts; the job's filter finds the receipt."""
+    cluster.create_task("before", MODEL)
+    profiles = Path(cluster.profiles[0]).parent / "{site}.toml"
+    grown = np.arange(200, dtype=np.float32).reshape(50, 4) / 1000
+    meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: 2}
+
+    def site(i):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        fl_ctx = context(folder, name=f"client-{i}")
+        first = {k: v.copy() for k, v in MODEL.items()}
+        OpenTask("before", str(profiles)).process(data(first), fl_ctx())
+        trained = {"b": np.zeros(4, np.float32), "w": grown.copy()}
+        own = [PercentilePrivacy(percentile=0, gamma=0.05), EncryptResult()]
+        value = data(trained, DataKind.WEIGHT_DIFF, **meta)
+        reply = through(fl_ctx, own, [EncryptResult()], value)
+        assert not holds(reply, {"w": grown})
+        return from_shareable(reply), dict(np.load(folder / MODEL_FILE))
+
+    for reply, model in together(*[lambda i=i: site(i) for i in range(3)]):
+        assert reply.data.keys() == {RECEIPT} and reply.data[RECEIPT]["round"] == 0
+        # Clipped at 0.05 a step, which are two.
+        assert np.abs(model["w"] - np.minimum(grown, 0.1)).max() < 1e-3
+    (task,) = [t for t in cluster.tasks() if t["task"] == "before"]
+    assert task["published"] == 1  # the second filter contributed nothing
+
+
+@pytest.mark.parametrize("where", ["site", "job"])
+def test_a_filter_after_the_encrypting_one_is_refused(cluster, tmp_path, where):
+    """It could add to what leaves; and FLARE's own fail at a receipt."""
+    cluster.create_task(f"after-{where}", MODEL)
+    fl_ctx = context(tmp_path)
+    first = {k: v.copy() for k, v in MODEL.items()}
+    OpenTask(f"after-{where}", str(cluster.profiles[0])).process(data(first), fl_ctx())
+    trained = data({k: v + 1 for k, v in MODEL.items()}, DataKind.WEIGHT_DIFF)
+    site = [EncryptResult()] if where == "site" else []
+    job = [PercentilePrivacy(), EncryptResult()]
+    with pytest.raises(errors.InputError, match="Privacy comes after") as caught:
+        through(fl_ctx, site, job if site else job[::-1], trained)
+    assert caught.value.code == "CF_CONFIG"
+    (task,) = [t for t in cluster.tasks() if t["task"] == f"after-{where}"]
+    assert task["committed"] == 0
+
+
+def test_what_a_filter_took_out_is_named(cluster, tmp_path):
+    cluster.create_task("excluded", MODEL)
+    fl_ctx, meta = context(tmp_path), {MetaKey.NUM_STEPS_CURRENT_ROUND: 5}
+    trained = data({k: v + 1 for k, v in MODEL.items()}, **meta)
+    with pytest.raises(errors.RoundError, match="no model went through OpenTask"):
+        EncryptResult().process(trained, fl_ctx())
+    first = {k: v.copy() for k, v in MODEL.items()}
+    OpenTask("excluded", str(cluster.profiles[0])).process(data(first), fl_ctx())
+    with pytest.raises(errors.LayoutError, match=r"no 'b', .* ExcludeVars"):
+        through(fl_ctx, [], [ExcludeVars(["b"]), EncryptResult()], trained)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_recipe_may_have_filters_of_its_own(early):
+    """FLARE refuses chains of tasks that overlap in part; ours are single tasks."""
+    recipe = FedAvgRecipe(
+        name="x",
+        model=Network(),
+        min_clients=3,
+        train_script=str(ROOT / "examples" / "nvflare" / "client.py"),
+        aggregator=ReceiptAggregator(),
+    )
+    for step in (early, not early):
+        if step:
+            recipe.add_client_input_filter(ExcludeVars(["b"]), tasks=["train"])
+            recipe.add_client_output_filter(PercentilePrivacy(), tasks=["train"])
+        else:
+            encrypted(recipe, "x")
 
 
 def test_a_site_whose_job_ended_waits_no_longer(cluster, tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
@@ -18,6 +19,10 @@ _log = logging.getLogger("cryptflow.flower")
 
 #: The record of a reply that says what was contributed and opened.
 RECEIPT = "cryptflow"
+
+
+#: What Flower says of a message that expired before its reply.
+_UNANSWERED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 
 
 class EncryptedFedAvg(FedAvg):
@@ -139,7 +144,16 @@ class EncryptedFedAvg(FedAvg):
         good, bad = self._check_and_log_replies(replies, is_train=True, validate=False)
         for message in good:
             refuse_arrays(message)
-        why = f"; one of them: {bad[0].error.reason}" if bad else ""
+        why = ""
+        if bad:
+            error = bad[0].error
+            why = f"; one of them: {error.reason}"
+            if error.code in _UNANSWERED and self._timeout is not None:
+                why = (
+                    f"; one of them gave no answer within {self._timeout:g} seconds, "
+                    "the timeout of strategy.start: does its node run, and is that "
+                    "longer than the slowest client trains?"
+                )
         if not good:
             raise from_code(
                 "CF_ROUND_ABORTED",
