@@ -27,6 +27,13 @@ $(VENV)/.built: $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
 	@touch $@
 
+# The demo alone needs a tenth of that; where everything is there already, it uses it.
+$(VENV)/.demo: $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
+	rm -rf build/lib build/bdist.* build/scripts-*
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo]'
+	@touch $@
+
 lint: build ## gofmt, go vet, staticcheck, ruff, mypy --strict
 	@unformatted=$$(gofmt -l go); if [ -n "$$unformatted" ]; then echo "gofmt needed: $$unformatted"; exit 1; fi
 	$(GO) vet $(PACKAGES)
@@ -58,7 +65,7 @@ race: ## tests of what runs concurrently, with the race detector
 cgocheck: ## what passes pointers to C and back, checked on every write
 	GOEXPERIMENT=cgocheck2 $(GO) test ./go/arrowio ./go/bridge
 
-demo: build ## five processes agree on a model that no server sees: build/demo/
+demo: $(if $(wildcard $(VENV)/.built),build,$(VENV)/.demo) ## five processes agree on a model that no server sees: build/demo/
 	$(BIN)/python examples/demo/run.py $(DEMO)
 
 SECONDS ?= 20
