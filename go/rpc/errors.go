@@ -106,6 +106,9 @@ func plain(text string) string {
 	for _, layer := range []string{"transport: ", "Error while dialing: ", "authentication handshake failed: "} {
 		text = strings.TrimPrefix(text, layer)
 	}
+	if text == "name resolver error: produced zero addresses" {
+		return "no address is known for its name"
+	}
 	return text
 }
 

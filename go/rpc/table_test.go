@@ -148,6 +148,7 @@ func TestTransportErrorsSayWhatToDo(t *testing.T) {
 		{"nobody listens", tried("Error while dialing: dial tcp 10.0.0.1:7443: connect: connection refused"), errs.ErrUnavailable,
 			"the aggregator cannot be reached (dial tcp 10.0.0.1:7443: connect: connection refused); does it run, and is its address right?: service unavailable"},
 		{"once", `connection error: desc = "transport: Error while dialing: EOF"`, errs.ErrUnavailable, "cannot be reached (EOF); does"},
+		{"no such host", "max retries exhausted: failed after 5 attempts: rpc error: code = Unavailable desc = name resolver error: produced zero addresses", errs.ErrUnavailable, "cannot be reached (no address is known for its name); does"},
 		{"another message", "draining", errs.ErrUnavailable, "cannot be reached (draining); does"},
 		{"no TLS", tried("authentication handshake failed: tls: first record does not look like a TLS handshake"), errs.ErrConfig, "not its admin_listen"},
 		{"another role", tried("authentication handshake failed: spiffe://a/kms/k answered where [aggregator] was expected: unsuitable certificate"), errs.ErrCertificate, "exchanged?"},
