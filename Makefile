@@ -24,6 +24,7 @@ build: $(VENV)/.built ## install the package and its tools into $(VENV)
 $(VENV)/.built: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
 	rm -rf build/lib build/bdist.* build/scripts-*
+	@echo "installing the package and every framework into $(VENV): minutes the first time"
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
 	@touch $@
 
@@ -31,6 +32,7 @@ $(VENV)/.built: $(SOURCES)
 $(VENV)/.demo: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
 	rm -rf build/lib build/bdist.* build/scripts-*
+	@echo "installing the package and torch into $(VENV): minutes the first time"
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo]'
 	@touch $@
 
