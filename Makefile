@@ -24,7 +24,16 @@ build: $(VENV)/.built ## install the package and its tools into $(VENV)
 $(VENV)/.built: $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
 	rm -rf build/lib build/bdist.* build/scripts-*
+	@echo "installing the package and every framework into $(VENV): minutes the first time"
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
+	@touch $@
+
+# The demo alone needs a tenth of that; where everything is there already, it uses it.
+$(VENV)/.demo: $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
+	rm -rf build/lib build/bdist.* build/scripts-*
+	@echo "installing the package and torch into $(VENV): minutes the first time"
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo]'
 	@touch $@
 
 lint: build ## gofmt, go vet, staticcheck, ruff, mypy --strict
@@ -58,7 +67,7 @@ race: ## tests of what runs concurrently, with the race detector
 cgocheck: ## what passes pointers to C and back, checked on every write
 	GOEXPERIMENT=cgocheck2 $(GO) test ./go/arrowio ./go/bridge
 
-demo: build ## five processes agree on a model that no server sees: build/demo/
+demo: $(if $(wildcard $(VENV)/.built),build,$(VENV)/.demo) ## five processes agree on a model that no server sees: build/demo/
 	$(BIN)/python examples/demo/run.py $(DEMO)
 
 SECONDS ?= 20

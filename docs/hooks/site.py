@@ -98,6 +98,8 @@ def _moved(text: str, origin: str, page: str) -> str:
         anchor = found[2] or ""
         if target in PROJECT:
             target = PROJECT[target]
+        elif target == "examples/notebooks":
+            target = "notebooks/index.md"
         elif target.startswith("docs/"):
             target = target.removeprefix("docs/")
         elif target.startswith("examples/notebooks/") and target.endswith(".ipynb"):

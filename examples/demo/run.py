@@ -335,7 +335,7 @@ def show(r: dict[str, Any]) -> None:
     print(f"wire         {up:.2f} bytes a value up, {down:.2f} down; float32 has 4")
     print(f"clipped      {r['clipped']} values outside ±{RANGE}")
     print(
-        f"aggregator   held {disk['files']} contributions, "
+        f"aggregator   {disk['files']} contributions copied from its disk, "
         f"{disk['bytes'] / 1e6:.1f} MB of frames; {disk['pieces_searched']} pieces of "
         f"client 0's updates: {'FOUND' if disk['found_in'] else 'none found'}"
     )

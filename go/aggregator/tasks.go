@@ -22,7 +22,7 @@ import (
 func (s *Service) CreateTask(ctx context.Context, in *pb.Signed) (*pb.TaskStatus, error) {
 	object := task.Signed{Bytes: in.GetObject(), Signature: in.GetSignature()}
 	if !slices.ContainsFunc(s.c.Admins, func(k task.Key) bool { return object.Verify(k) == nil }) {
-		return nil, fmt.Errorf("the task is not signed by an admin of this aggregator: %w", errs.ErrSignature)
+		return nil, fmt.Errorf("the task is not signed by an admin of this aggregator; admin_keys of its configuration must have the public half of signing_key: %w", errs.ErrSignature)
 	}
 	t, err := task.ParseTask(object.Bytes)
 	if err != nil {

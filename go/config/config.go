@@ -196,7 +196,11 @@ func read(path string, into any) error {
 		var known []string
 		each(reflect.ValueOf(into).Elem(), func(key string, _ reflect.Value) { known = append(known, key) })
 		key := unknown[0].String()
-		return fmt.Errorf("%s: there is no %q; did you mean %q?: %w", path, key, Nearest(key, known), errs.ErrConfig)
+		near := Nearest(key, known)
+		if 2*distance(key, near) > len(key) { // of another program's file, perhaps
+			return fmt.Errorf("%s: there is no %q; there are %s: %w", path, key, strings.Join(known, ", "), errs.ErrConfig)
+		}
+		return fmt.Errorf("%s: there is no %q; did you mean %q?: %w", path, key, near, errs.ErrConfig)
 	}
 	folder := filepath.Dir(path)
 	each(reflect.ValueOf(into).Elem(), func(key string, v reflect.Value) {

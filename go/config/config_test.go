@@ -42,6 +42,7 @@ func TestFilesAreReadStrictly(t *testing.T) {
 	}
 	for _, x := range []struct{ name, text, want string }{
 		{"an unknown key", common + admins + "kms = 'k:2'\nstrems = 3\n", `did you mean "streams"`},
+		{"another program's key", common + admins + "kms = 'k:2'\nrelease_seconds = 3\n", `there are certificate, key, authority, listen,`},
 		{"another unknown key", common + admins + "kms = 'k:2'\nadmin_kesy = []\n", `did you mean "admin_keys"`},
 		{"an unknown table", common + admins + "kms = 'k:2'\n[log]\nlevel = 'x'\n", "log"},
 		{"the wrong type", common + admins + "kms = 'k:2'\nstreams = 'many'\n", "streams"},

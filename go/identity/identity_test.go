@@ -212,6 +212,7 @@ func TestLoadSaysWhatIsWrong(t *testing.T) {
 		{"clock behind", crt, key, root, -day, "clock"},
 		{"another authority", crt, key, filepath.Join(otherFolder, identity.CACertificate), 0, "was not issued by"},
 		{"another key", crt, filepath.Join(folder, "ca.key"), root, 0, "is not the key of"},
+		{"missing key", crt, filepath.Join(dir, "none.key"), root, 0, "none.key: no such file"},
 		{"missing", filepath.Join(dir, "none.crt"), key, root, 0, "reading"},
 		{"key for certificate", key, key, root, 0, "no PEM block"},
 		{"authority as certificate", root, key, root, 0, "not spiffe://DOMAIN/ROLE/NAME"},

@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -47,6 +49,9 @@ func Load(certificate, key, authority string, now time.Time) (*Credentials, erro
 	pool.AddCert(root)
 	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return nil, fmt.Errorf("%s was not issued by %s: %w", certificate, authority, errs.ErrCertificate)
+	}
+	if _, err := os.Stat(key); err != nil {
+		return nil, fmt.Errorf("reading %s: %v: %w", key, reason(err), errs.ErrConfig)
 	}
 	pair, err := tls.LoadX509KeyPair(certificate, key)
 	if err != nil {
@@ -123,17 +128,26 @@ func ReadCertificate(path string) (*x509.Certificate, error) {
 	return c, nil
 }
 
+// reason is why a file cannot be used, without its name.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
 func readPEM(path, kind string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %v: %w", path, err, errs.ErrConfig)
+		return nil, fmt.Errorf("reading %s: %v: %w", path, reason(err), errs.ErrConfig)
 	}
 	if info.Size() > maxPEM {
 		return nil, fmt.Errorf("%s is larger than %d bytes: %w", path, maxPEM, errs.ErrConfig)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %v: %w", path, err, errs.ErrConfig)
+		return nil, fmt.Errorf("reading %s: %v: %w", path, reason(err), errs.ErrConfig)
 	}
 	block, _ := pem.Decode(raw)
 	if block == nil || block.Type != kind {

@@ -221,7 +221,7 @@ func (s *Service) CreateTask(ctx context.Context, in *pb.Signed) (*pb.Empty, err
 	}
 	object := unsigned(in)
 	if !slices.ContainsFunc(s.c.Admins, func(k task.Key) bool { return object.Verify(k) == nil }) {
-		return nil, fmt.Errorf("the task is not signed by an admin of this key service: %w", errs.ErrSignature)
+		return nil, fmt.Errorf("the task is not signed by an admin of this key service; admin_keys of its configuration must have the public half of signing_key: %w", errs.ErrSignature)
 	}
 	t, err := task.ParseTask(object.Bytes)
 	if err != nil {

@@ -38,7 +38,9 @@ func OpenKEK(path string) (Wrapper, error) {
 		if _, err := rand.Read(kek); err != nil {
 			return nil, fmt.Errorf("drawing the key-encryption key: %w", errs.ErrInternal)
 		}
-		err = writeFile(path, kek)
+		if err = writeFile(path, kek); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("kek: there is no folder %s; make it, mode 700, where no backup reads: %w", filepath.Dir(path), errs.ErrConfig)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("key-encryption key: %v: %w", err, errs.ErrConfig)

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"fmt"
+	"net"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,6 +29,9 @@ const retry = `{"methodConfig": [{
 func Dial(address string, c *identity.Credentials, service identity.Role, patient bool, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	if address == "" {
 		return nil, fmt.Errorf("the %s's address is missing: %w", service, errs.ErrConfig)
+	}
+	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+		return nil, fmt.Errorf("the %s's address is %q; it needs a host and a port, as in sum.example:7443: %w", service, address, errs.ErrConfig)
 	}
 	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(gathering{credentials.NewTLS(c.Client(service))}),

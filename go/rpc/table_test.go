@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	wire "github.com/apache/arrow/go/v15/arrow/flight/gen/flight"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
@@ -128,6 +131,36 @@ func TestErrorsKeepTheirCodeOnTheWire(t *testing.T) {
 		if got := rpc.FromStatus(rpc.ToStatus(x.in), "x"); !errors.Is(got, x.want) {
 			t.Errorf("%v arrived as %v", x.in, got)
 		}
+	}
+}
+
+// TestTransportErrorsSayWhatToDo: what a person reads has the system's reason,
+// none of the layers above it, and a next step.
+func TestTransportErrorsSayWhatToDo(t *testing.T) {
+	tried := func(text string) string {
+		return fmt.Sprintf("max retries exhausted: failed after 5 attempts: rpc error: code = Unavailable desc = connection error: desc = %q", "transport: "+text)
+	}
+	for _, x := range []struct {
+		name, text string
+		code       error
+		want       string
+	}{
+		{"nobody listens", tried("Error while dialing: dial tcp 10.0.0.1:7443: connect: connection refused"), errs.ErrUnavailable,
+			"the aggregator cannot be reached (dial tcp 10.0.0.1:7443: connect: connection refused); does it run, and is its address right?: service unavailable"},
+		{"once", `connection error: desc = "transport: Error while dialing: EOF"`, errs.ErrUnavailable, "cannot be reached (EOF); does"},
+		{"no such host", "max retries exhausted: failed after 5 attempts: rpc error: code = Unavailable desc = name resolver error: produced zero addresses", errs.ErrUnavailable, "cannot be reached (no address is known for its name); does"},
+		{"another message", "draining", errs.ErrUnavailable, "cannot be reached (draining); does"},
+		{"no TLS", tried("authentication handshake failed: tls: first record does not look like a TLS handshake"), errs.ErrConfig, "not its admin_listen"},
+		{"another role", tried("authentication handshake failed: spiffe://a/kms/k answered where [aggregator] was expected: unsuitable certificate"), errs.ErrCertificate, "exchanged?"},
+		{"another authority", tried("authentication handshake failed: tls: failed to verify certificate: x509: certificate signed by unknown authority"), errs.ErrCertificate, "the same ca.crt"},
+		{"another host", tried("authentication handshake failed: tls: failed to verify certificate: x509: certificate is valid for a.test, not b.test"), errs.ErrCertificate, "--host"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			got := rpc.FromStatus(status.Error(codes.Unavailable, x.text), "aggregator")
+			if !errors.Is(got, x.code) || !strings.Contains(got.Error(), x.want) || strings.Contains(got.Error(), "desc =") {
+				t.Fatalf("%v, want %q", got, x.want)
+			}
+		})
 	}
 }
 

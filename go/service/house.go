@@ -111,6 +111,10 @@ func (h *House) build(p Plan) error {
 			return fmt.Errorf("making %s: %v: %w", h.Folder, err, errs.ErrConfig)
 		}
 	}
+	// Keys do not travel with a checkout that the folder lies in.
+	if err := os.WriteFile(filepath.Join(h.Folder, ".gitignore"), []byte("*\n"), 0o600); err != nil {
+		return fmt.Errorf("making %s: %v: %w", h.Folder, err, errs.ErrConfig)
+	}
 	ca, err := identity.NewAuthority(filepath.Join(h.Folder, "ca"), domain, 10*lifetime, time.Now())
 	if err != nil {
 		return err

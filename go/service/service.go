@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -147,10 +148,18 @@ func begin(c *config.Service, role identity.Role, log *slog.Logger) (*base, erro
 	b.Running = &Running{log: log, failed: make(chan error, 2), health: health.NewServer()}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	if b.listener, err = net.Listen("tcp", c.Listen); err != nil {
-		return nil, fmt.Errorf("listening on %s: %v: %w", c.Listen, err, errs.ErrConfig)
+		return nil, cannotListen("listen", c.Listen, err)
 	}
 	b.Address = b.listener.Addr().String()
 	return b, nil
+}
+
+// cannotListen says which setting names a port that cannot be taken.
+func cannotListen(setting, address string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("another process has the port of %s = %q; stop it, or name another port: %w", setting, address, errs.ErrConfig)
+	}
+	return fmt.Errorf("%s = %q: %v: %w", setting, address, err, errs.ErrConfig)
 }
 
 // serve starts answering.
@@ -177,7 +186,7 @@ func (b *base) serveAdmin(address string) error {
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("listening on %s: %v: %w", address, err, errs.ErrConfig)
+		return cannotListen("admin_listen", address, err)
 	}
 	b.Admin = l.Addr().String()
 	mux := http.NewServeMux()

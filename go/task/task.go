@@ -205,7 +205,7 @@ func (t *Task) Check() error {
 		{rangesNames[t.Ranges] != "", "ranges are fixed, adaptive or negotiated"},
 		{len(t.Metrics) <= MaxMetrics, fmt.Sprintf("a task has at most %d metrics", MaxMetrics)},
 		{t.MinCohort >= 2, "a cohort has at least 2 clients"},
-		{t.MinCohort <= t.MaxClients, "min_cohort exceeds max_clients"},
+		{t.MinCohort <= t.MaxClients, fmt.Sprintf("a cohort has at least %d clients (min_cohort, by itself the key service's floor) and at most %d (max_clients, by itself all members): enrol more members", t.MinCohort, t.MaxClients)},
 		{int(t.MinCohort) <= len(t.Members), "fewer members than min_cohort"},
 		{t.Permille <= 1000, "the fraction of depositors is at most 1000 permille"},
 		{t.Deadline >= 1 && t.Deadline <= MaxDeadline, fmt.Sprintf("the deadline is 1 to %d seconds", MaxDeadline)},

@@ -78,6 +78,15 @@ def test_commands_targets_extras_and_files_of_a_page_exist(page):
             assert (ROOT / path.rstrip(".")).exists(), line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_of_a_page_lead_somewhere_in_a_checkout(page):
+    """The site's own check sees them only after its hooks have moved them."""
+    prose = FENCE.sub("", page.read_text())
+    for link in re.findall(r"\]\(([^)#\s]+)[^)\s]*\)", prose):
+        if not link.startswith(("https:", "http:", "mailto:")):
+            assert (page.parent / link).exists(), link
+
+
 def test_a_command_that_is_not_there_is_noticed():
     known = commands()
     assert unknown("cryptflow upp --clients 3", known) == "upp"

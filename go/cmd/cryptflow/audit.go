@@ -138,7 +138,7 @@ func printRecords(out io.Writer, records [][]byte) error {
 		if err := json.Unmarshal(line, &r); err != nil {
 			return fmt.Errorf("record %d: %v: %w", i, err, errs.ErrAudit)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%.60s\n", r.Time.Format("2006-01-02 15:04:05"), r.Event, r.Task, r.Round, len(r.Clients), r.Detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\n", r.Time.Format("2006-01-02 15:04:05"), r.Event, r.Task, r.Round, len(r.Clients), r.Detail)
 	}
 	return w.Flush()
 }

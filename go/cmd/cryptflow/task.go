@@ -72,6 +72,7 @@ func taskCommand() *cobra.Command {
 	}
 	watch := &cobra.Command{
 		Use: "watch NAME", Short: "Follow a task's rounds until it ends", Args: cobra.ExactArgs(1),
+		Long: "Follows a task's rounds until it ends, a line for every change. The services count every\nround, also the small ones in which the cohort agrees on ranges: with negotiated ranges an\nupdate takes two.",
 		RunE: func(c *cobra.Command, args []string) error {
 			return withAdmin(c, profile, func(ctx context.Context, a *client.Admin) error {
 				return follow(ctx, c.OutOrStdout(), a, args[0])
@@ -117,7 +118,7 @@ func taskCreate(profile *string) *cobra.Command {
 			d := json.NewDecoder(strings.NewReader(string(raw)))
 			d.DisallowUnknownFields()
 			if err := d.Decode(&q.Layout); err != nil {
-				return fmt.Errorf("--layout: %v: %w", err, errs.ErrArgument)
+				return fmt.Errorf("--layout: %s is not a list like [{\"name\": \"weight\", \"shape\": [8]}] (%v): %w", layout, err, errs.ErrArgument)
 			}
 			for _, m := range members {
 				name, organisation, _ := strings.Cut(m, "@")
@@ -144,8 +145,8 @@ func taskCreate(profile *string) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(c.OutOrStdout(), "task %s %s\n  %d values in %d tensors, %s, %s, %d bits, %d to %d of %d clients, %d rounds\n", t.Name, task.DigestOf(t).Short(),
-					t.Layout.Values(), len(t.Layout), t.Mode, t.Preset, t.Bits, t.MinCohort, t.MaxClients, len(t.Members), t.Rounds)
+				fmt.Fprintf(c.OutOrStdout(), "task %s %s\n  %d values in %s, %s, %s, %d bits, %d to %d of %d clients, %d rounds\n", t.Name, task.DigestOf(t).Short(),
+					t.Layout.Values(), tensors(t), t.Mode, t.Preset, t.Bits, t.MinCohort, t.MaxClients, len(t.Members), t.Rounds)
 				if t.Privacy != nil {
 					fmt.Fprintf(c.OutOrStdout(), "  private: %s\n", promised(t))
 				}
@@ -176,6 +177,14 @@ func taskCreate(profile *string) *cobra.Command {
 	f.Float64Var(&private.Delta, "delta", 0, "differential privacy: delta of the reported epsilon")
 	f.Uint32Var(&colluding, "colluding", 1, "differential privacy: clients of a cohort whose noise is not counted on")
 	return c
+}
+
+// tensors counts those of a task in words.
+func tensors(t *task.Task) string {
+	if len(t.Layout) == 1 {
+		return "1 tensor"
+	}
+	return fmt.Sprintf("%d tensors", len(t.Layout))
 }
 
 // promised says what a task's privacy is.
@@ -215,7 +224,7 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("digest", "%s", task.DigestOf(t))
 	row("parameters", "%s, %s, %d bits in %s, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Encoding, t.Rounding, t.Ranges)
 	row("metrics", "%s", strings.Join(t.Metrics, " "))
-	row("model", "%d values in %d tensors, first model %s", t.Layout.Values(), len(t.Layout), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
+	row("model", "%d values in %s, first model %s", t.Layout.Values(), tensors(t), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
 	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
 	row("weight cap", "%d", t.WeightCap)
 	if t.Privacy != nil {
@@ -339,12 +348,40 @@ func doctor(ctx context.Context, out io.Writer, profile string) error {
 	}
 	if creds.Self.Role == identity.Client && p.Task != "" && bad == 0 {
 		x, err := client.Dial(ctx, p, "", 1)
-		if say("task", err, p.Task+" is signed by the trusted admin and enrols "+creds.Self.Name) {
-			err = x.Close()
+		if !say("task", advised(err), p.Task+" is signed by the trusted admin and enrols "+creds.Self.Name) {
+			return end()
 		}
-		if err != nil {
-			return errors.Join(err, end())
+		if err := x.Close(); err != nil {
+			return err
 		}
 	}
+	if p.SigningKey != "" {
+		say("signing key", signs(p), "the private half of admin_key")
+	}
 	return end()
+}
+
+// advised adds whom to ask to an error about a client's task.
+func advised(err error) error {
+	switch {
+	case errors.Is(err, errs.ErrNoTask):
+		return fmt.Errorf("%w; set task to a name that the admin's \"cryptflow task list\" shows", err)
+	case errors.Is(err, errs.ErrNotEnrolled):
+		return fmt.Errorf("%w; members are fixed when the admin creates a task: take part in the next", err)
+	case errors.Is(err, errs.ErrSignature):
+		return fmt.Errorf("%w; admin_key must be the 64 digits that the admin gave you", err)
+	}
+	return err
+}
+
+// signs says whether an admin's key is the one that its profile trusts.
+func signs(p *config.Profile) error {
+	key, err := identity.OpenSigning(p.SigningKey, false)
+	if err != nil {
+		return err
+	}
+	if name := identity.SigningName(key); name != p.AdminKey {
+		return fmt.Errorf("the public half of %s is %s, and admin_key is %q; clients and services must have the one that signs: %w", p.SigningKey, name, p.AdminKey, errs.ErrConfig)
+	}
+	return nil
 }

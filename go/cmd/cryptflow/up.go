@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -111,7 +112,7 @@ func upCommand() *cobra.Command {
 	c.Flags().StringVar(&folder, "data", "cryptflow-data", "folder of everything")
 	c.Flags().IntVar(&plan.Clients, "clients", 3, "client profiles to write")
 	c.Flags().Uint32Var(&plan.Floor, "floor", 3, "smallest cohort that the key service ever releases")
-	c.Flags().IntVar(&plan.Port, "port", 7443, "port of the aggregator, the key service has the next; 0: free ones")
+	c.Flags().IntVar(&plan.Port, "port", 7443, "port of the aggregator in a new folder, the key service has the next; 0: free ones")
 	c.Flags().StringVar(&plan.Log, "log", "info", "debug, info, warn or error")
 	c.Flags().BoolVar(&attached, "attached", false, "stop when standard input closes")
 	c.Flags().StringVar(&plan.Task, "task", "", "task that the clients' profiles name")
@@ -120,6 +121,9 @@ func upCommand() *cobra.Command {
 
 // up runs both services until the context ends or one of them does.
 func up(ctx context.Context, h *service.House, out, log io.Writer) error {
+	if err := unused(h); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding this program: %v: %w", err, errs.ErrInternal)
@@ -166,6 +170,38 @@ func up(ctx context.Context, h *service.House, out, log io.Writer) error {
 		}
 	}
 	return failed
+}
+
+// unused refuses before anything runs when a port of the house is taken: who
+// has it may be another up, whose health would pass for that of these services.
+func unused(h *service.House) error {
+	k, err := config.LoadKMS(h.KMS)
+	if err != nil {
+		return err
+	}
+	a, err := config.LoadAggregator(h.Aggregator)
+	if err != nil {
+		return err
+	}
+	for _, address := range []string{a.Listen, k.Listen, a.Admin, k.Admin} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("%s of %s cannot be taken (%v); stop what listens there, another cryptflow up perhaps, or begin another folder with free ports: --data FOLDER --port 0: %w", address, short(h.Folder), bare(err), errs.ErrConfig)
+		}
+		if err := l.Close(); err != nil {
+			return fmt.Errorf("%s: %v: %w", address, err, errs.ErrInternal)
+		}
+	}
+	return nil
+}
+
+// bare is the system's reason without the call and the address.
+func bare(err error) error {
+	var e *os.SyscallError
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
 }
 
 // start runs a child from a thread that lives as long as it: the kernel sends
