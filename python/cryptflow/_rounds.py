@@ -49,6 +49,8 @@ class Rounds:
         self._joined: Any = None  # the model
         self._inside = False  # of a round: local weights that nobody else has
 
+    __init__.__qualname__ = "FedAvg.__init__"  # what a TypeError names
+
     def _parts(self, model: Any) -> tuple[Weights, Averager[Any]]:
         """Return the access to a model's values, and the client of this process."""
         raise NotImplementedError
@@ -70,9 +72,11 @@ class Rounds:
             )
             self._weights, self._joined = weights, model
             self._inside = state is not None
-        elif model is not self._joined:
+            return
+        if model is not self._joined:
             raise InputError("this FedAvg belongs to another model; make a new one")
-        elif not self._inside:
+        self._session.ready()
+        if not self._inside:
             self._session.reset()
 
     def _reset(self) -> None:

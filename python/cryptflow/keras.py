@@ -198,7 +198,7 @@ class FedAvg(Rounds, keras.callbacks.Callback):
     cryptflow.errors.CorruptError
         The backup cannot be read.
     cryptflow.errors.InputError
-        An argument is wrong, or the backup's folder does not exist.
+        Wrong arguments, a backup without its folder, another model (CF_ARGUMENT).
     """
 
     def __init__(
@@ -285,9 +285,9 @@ class FedAvg(Rounds, keras.callbacks.Callback):
             self._state = None
 
     def _refuse_other_weights(self) -> None:
-        if self._joined is not self.model:
-            raise LayoutError("this FedAvg belongs to another model; make a new one")
         assert self._weights is not None
+        if self._joined is not self.model:
+            return  # `_join` refuses it
         if ModelWeights(self.model, self._include).layout != self._weights.layout:
             raise LayoutError(
                 "other weights of the model are trainable now than when FedAvg "

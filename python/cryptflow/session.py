@@ -243,12 +243,7 @@ class Session(Generic[Report]):
         if state is not None:
             self._restore(state)
             return
-        # A state may still be loaded, so that this is no error; averagers that
-        # cannot know have no such method.
-        try:
-            getattr(client, "ready", lambda: None)()
-        except RoundError as error:
-            _log.warning("training may be in vain: %s", error)
+        self.ready()
         first = client.initial_model()
         if first is None:
             weights.read(self._master)
@@ -263,6 +258,18 @@ class Session(Generic[Report]):
     def epochs(self) -> int:
         """Epochs since the first, those before `state` included."""
         return self._epochs
+
+    def ready(self) -> None:
+        """Warn when training may be in vain: the task has ended or moved on.
+
+        A closed client and services that are away are errors.
+        """
+        # A state may still be loaded, so that this is no error; averagers that
+        # cannot know have no such method.
+        try:
+            getattr(self._client, "ready", lambda: None)()
+        except RoundError as error:
+            _log.warning("training may be in vain: %s", error)
 
     def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
         """Average when a round's epochs are done; return its report, else None."""

@@ -436,6 +436,25 @@ def test_early_stopping_by_the_cohort_s_numbers():
     assert np.allclose(at[0], bits[0] + 0.5, atol=1e-6) and len(client.updates) == 5
 
 
+def test_a_further_fit_asks_first_whether_the_client_can_take_part(caplog):
+    def ended():
+        raise errors.RoundError("the task has ended")
+
+    def closed():
+        raise errors.InputError("this client is closed")
+
+    client = Alone()
+    model, fedavg = compiled(build()), FedAvg(client, 3)
+    fit(model, fedavg)
+    client.ready = ended
+    fit(model, fedavg)
+    assert "in vain: the task has ended" in caplog.text
+    steps, client.ready = int(model.optimizer.iterations), closed
+    with pytest.raises(errors.InputError, match="closed"):
+        fit(model, fedavg)
+    assert int(model.optimizer.iterations) == steps
+
+
 def test_a_round_may_span_two_fits(caplog):
     client = Alone()
     model = compiled(build())
@@ -522,8 +541,10 @@ def test_one_callback_belongs_to_one_model_and_one_set_of_weights():
     client = Alone()
     model, fedavg = compiled(build()), FedAvg(client, 3)
     fit(model, fedavg)
-    with pytest.raises(errors.LayoutError, match="another model"):
-        fit(compiled(build()), fedavg)
+    for other in (build(), build(9), build(lazy=True)):
+        with pytest.raises(errors.InputError, match="another model") as caught:
+            fit(compiled(other), fedavg)
+        assert caught.value.code == "CF_ARGUMENT"
     model.layers[0].trainable = False
     with pytest.raises(errors.LayoutError, match=r"other weights .* are trainable"):
         fit(compiled(model), fedavg)

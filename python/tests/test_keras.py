@@ -47,12 +47,23 @@ def cluster(tmp_path_factory):
 
 
 # One task; every two rounds the model is compiled in another way. Every second
-# time another connection, callback and model go on from the backup.
+# time another connection, callback and model go on from the backup. A client of
+# MIRRORED has its model on two devices.
 PROGRAM = """
 import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from contextlib import nullcontext as scope
 import keras
 from cryptflow.keras import FedAvg, ModelWeights
+
+if mine in MIRRORED:
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    scope = strategy.scope
 
 def build(width, *first):
     return keras.Sequential([
@@ -73,10 +84,12 @@ for number, options in enumerate(MODES):
         client.client.close()
         client.client = cryptflow.connect(profile, task=task)
     if number % 2 or number == 0:
-        model = build(8) if mine == 1 else build(8, keras.Input((4,)))
+        with scope():
+            model = build(8) if mine == 1 else build(8, keras.Input((4,)))
         fedavg = FedAvg(client, num_examples=16 * (mine + 1),
                         backup=f"backup{mine}.npz")
-    model.compile(keras.optimizers.SGD(0.05), "mse", **options)
+    with scope():
+        model.compile(keras.optimizers.SGD(0.05), "mse", **options)
     assert fedavg.initial_epoch == 2 * number
     history = model.fit(x, y, initial_epoch=2 * number, epochs=2 * number + 2,
                         batch_size=16, validation_split=0.25, callbacks=[fedavg],
@@ -89,15 +102,19 @@ for number, options in enumerate(MODES):
     assert history["cohort_loss"] == [r.metrics["loss"] for r in reports]
     assert history["cohort_loss"] != history["loss"]
     cohort += history["cohort_loss"]
+    for variable in model.weights if mine in MIRRORED else ():
+        copies = strategy.experimental_local_results(variable.value)
+        assert len(copies) == 2 and np.array_equal(*map(np.asarray, copies))
 client.save(ModelWeights(model), losses=cohort)
 """
 
 
 @pytest.mark.parametrize(
-    ("backend", "modes"),
+    ("backend", "mirrored", "modes"),
     [
         (
             "tensorflow",
+            [],
             [
                 {},
                 {"jit_compile": True},
@@ -105,18 +122,21 @@ client.save(ModelWeights(model), losses=cohort)
                 {"steps_per_execution": 2},
             ],
         ),
-        ("torch", [{}, {}]),
+        ("tensorflow", [1], [{}]),
+        ("torch", [], [{}, {}]),
     ],
+    ids=["tensorflow", "mirrored", "torch"],
 )
-def test_fit_in_three_processes(cluster, federation, rng, backend, modes):
+def test_fit_in_three_processes(cluster, federation, rng, backend, mirrored, modes):
     first = {
         name: rng.normal(0.5, 0.1, shape).astype(np.float32)
         for name, shape in LAYOUT.items()
     }
     rounds = 2 * len(modes)
-    cluster.create_task(backend, first, rounds=rounds, weight_cap=100)
+    task = "mirrored" if mirrored else backend
+    cluster.create_task(task, first, rounds=rounds, weight_cap=100)
     flat = np.concatenate([a.ravel() for a in first.values()])
-    program = f"MODES = {modes!r}\n{PROGRAM}"
-    got = federation(cluster, backend, program, flat, KERAS_BACKEND=backend)
+    program = f"MODES, MIRRORED = {modes!r}, {mirrored!r}\n{PROGRAM}"
+    got = federation(cluster, task, program, flat, KERAS_BACKEND=backend)
     assert all(np.array_equal(g["losses"], got[0]["losses"]) for g in got)
     assert len(got[0]["losses"]) == rounds

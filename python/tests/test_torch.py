@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cryptflow import errors
+from cryptflow._callback import TorchRounds
 from cryptflow.session import Tensor
 from cryptflow.torch import FedAvg, ModuleWeights
 
@@ -431,3 +432,8 @@ class Alone2:
 
     def initial_model(self):
         return None
+
+
+def test_a_missing_argument_of_a_callback_names_the_class_that_was_called():
+    with pytest.raises(TypeError, match=r"^FedAvg\.__init__\(\) .*'num_examples'"):
+        TorchRounds(object())
