@@ -130,7 +130,7 @@ def test_an_operator_s_commands(cluster, tmp_path):
     layout.write_text('[{"name": "w", "shape": [3, 2], "range": 0.5}]')
     members = [a for i in range(3) for a in ("--member", f"client-{i}")]
     make = [find(), "task", "create", "x", *profile, "--layout", layout, *members]
-    assert "6 values in 1 tensors" in run(*make, "--rounds", "2").stdout
+    assert "6 values in 1 tensor," in run(*make, "--rounds", "2").stdout
     again = run(*make, check=False)
     assert again.returncode == 1 and "CF_TASK_EXISTS" in again.stderr
     listed = run(find(), "task", "list", *profile).stdout.splitlines()
