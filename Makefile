@@ -19,22 +19,22 @@ ci: lint test race cgocheck ## what continuous integration runs
 
 build: $(VENV)/.built ## install the package and its tools into $(VENV)
 
-# Wheels are built from a clean tree: what an earlier build left in build/lib
-# would travel along.
-$(VENV)/.built: $(SOURCES)
+# What pip installs, and the same in words. Wheels are built from a clean tree:
+# what an earlier build left in build/lib would travel along.
+define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
 	rm -rf build/lib build/bdist.* build/scripts-*
-	@echo "installing the package and every framework into $(VENV): minutes the first time"
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
+	@echo "installing the package and $(2) into $(VENV): minutes the first time"
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(1)'
 	@touch $@
+endef
+
+$(VENV)/.built: $(SOURCES)
+	$(call install,.[dev],every framework)
 
 # The demo alone needs a tenth of that; where everything is there already, it uses it.
 $(VENV)/.demo: $(SOURCES)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "this needs Python's venv module: install it (Debian: apt-get install python3-venv)"; exit 1; }
-	rm -rf build/lib build/bdist.* build/scripts-*
-	@echo "installing the package and torch into $(VENV): minutes the first time"
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[demo]'
-	@touch $@
+	$(call install,.[demo],torch)
 
 lint: build ## gofmt, go vet, staticcheck, ruff, mypy --strict
 	@unformatted=$$(gofmt -l go); if [ -n "$$unformatted" ]; then echo "gofmt needed: $$unformatted"; exit 1; fi

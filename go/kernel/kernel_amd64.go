@@ -203,9 +203,23 @@ func Open(out []float32, low, high []uint64, width int, offset int64, scale floa
 	}
 	high, out = high[:len(low)], out[:4*len(low)]
 	c := counts(width)
-	constants := [5]uint64{1<<width - 1, uint64(2 * offset), magic, math.Float64bits(math.Float64frombits(magic) + float64(offset)), math.Float64bits(scale)}
+	constants := openConstants(width, offset, scale)
 	bad = open4(&out[0], &low[0], &high[0], &c[0], &constants[0], turns)
 	return 4 * turns, bad
+}
+
+// openConstants are what lanes of sums are turned into values with.
+func openConstants(width int, offset int64, scale float64) [5]uint64 {
+	return [5]uint64{1<<width - 1, uint64(2 * offset), magic, math.Float64bits(math.Float64frombits(magic) + float64(offset)), math.Float64bits(scale)}
+}
+
+// above is how far the upper word of bits [at, at+width) is shifted up; 64,
+// which shifts everything out, when they end in the lower.
+func above(at, width int) uint64 {
+	if at+width <= 64 {
+		return 64
+	}
+	return uint64(64 - at)
 }
 
 // OpenLane is Open of one lane: bits [at, at+width) of coefficients in two
@@ -217,12 +231,8 @@ func OpenLane(out []float32, stride int, low, high []uint64, at, width int, offs
 		return 0, 0
 	}
 	high, out = high[:len(low)], out[:(len(low)-1)*stride+1]
-	up := uint64(64 - at)
-	if at+width <= 64 {
-		up = 64 // shifts everything out
-	}
-	c := [3]uint64{uint64(at), 0, up}
-	constants := [5]uint64{1<<width - 1, uint64(2 * offset), magic, math.Float64bits(math.Float64frombits(magic) + float64(offset)), math.Float64bits(scale)}
+	c := [3]uint64{uint64(at), 0, above(at, width)}
+	constants := openConstants(width, offset, scale)
 	bad = openLane4(&out[0], 4*stride, &low[0], &high[0], &c[0], &constants[0], turns)
 	return 4 * turns, bad
 }
@@ -238,11 +248,7 @@ func Dot(low, high, factors []uint64, at, width int) (lower, upper [4]uint64, do
 		return lower, upper, 0
 	}
 	high, factors = high[:len(low)], factors[:len(low)]
-	up := uint64(64 - at)
-	if at+width <= 64 {
-		up = 64 // shifts everything out
-	}
-	counts := [5]uint64{uint64(at), 0, up, 0, 1<<width - 1}
+	counts := [5]uint64{uint64(at), 0, above(at, width), 0, 1<<width - 1}
 	var out [8]uint64
 	dot4(&low[0], &high[0], &factors[0], &counts[0], turns, &out[0])
 	return [4]uint64(out[:4]), [4]uint64(out[4:]), 4 * turns

@@ -714,9 +714,9 @@ turn:
 	VCMPPD       $0x01, Y1, Y4, Y3
 	VANDPD       Y2, Y3, Y3
 	VADDPD       Y3, Y4, Y4
-	VADDPD       Y0, Y4, Y3
-	VXORPD       Y0, Y3, Y3
-	VMOVUPD      Y3, (AX)
+	VADDPD       Y0, Y4, Y2
+	VXORPD       Y0, Y2, Y2
+	VMOVUPD      Y2, (AX)
 	VBROADCASTSD 24(SI), Y2
 	VBROADCASTSD 32(SI), Y3
 	VMOVDQU      (CX), Y5
@@ -737,9 +737,9 @@ turn:
 	VCMPPD       $0x01, Y1, Y5, Y3
 	VANDPD       Y2, Y3, Y3
 	VADDPD       Y3, Y5, Y5
-	VADDPD       Y0, Y5, Y3
-	VXORPD       Y0, Y3, Y3
-	VMOVUPD      Y3, (CX)
+	VADDPD       Y0, Y5, Y2
+	VXORPD       Y0, Y2, Y2
+	VMOVUPD      Y2, (CX)
 	VBROADCASTSD 56(SI), Y2
 	VBROADCASTSD 64(SI), Y3
 	VMOVDQU      (DX), Y6
@@ -769,9 +769,9 @@ turn:
 	VCMPPD       $0x01, Y1, Y6, Y3
 	VANDPD       Y2, Y3, Y3
 	VADDPD       Y3, Y6, Y6
-	VADDPD       Y0, Y6, Y3
-	VXORPD       Y0, Y3, Y3
-	VMOVUPD      Y3, (DX)
+	VADDPD       Y0, Y6, Y2
+	VXORPD       Y0, Y2, Y2
+	VMOVUPD      Y2, (DX)
 	VBROADCASTSD 104(SI), Y2
 	VBROADCASTSD 112(SI), Y3
 	VMOVDQU      (BX), Y7
@@ -810,9 +810,9 @@ turn:
 	VCMPPD       $0x01, Y1, Y7, Y3
 	VANDPD       Y2, Y3, Y3
 	VADDPD       Y3, Y7, Y7
-	VADDPD       Y0, Y7, Y3
-	VXORPD       Y0, Y3, Y3
-	VMOVUPD      Y3, (BX)
+	VADDPD       Y0, Y7, Y2
+	VXORPD       Y0, Y2, Y2
+	VMOVUPD      Y2, (BX)
 	ADDQ         $0x20, AX
 	ADDQ         $0x20, CX
 	ADDQ         $0x20, DX
@@ -1014,7 +1014,7 @@ turn:
 	RET
 
 // func doubles(p *uint64, q *float64, turns int)
-// Requires: AVX
+// Requires: AVX, AVX2
 TEXT ·doubles(SB), NOSPLIT, $0-24
 	MOVQ         p+0(FP), AX
 	MOVQ         q+8(FP), CX
@@ -1023,11 +1023,11 @@ TEXT ·doubles(SB), NOSPLIT, $0-24
 
 turn:
 	VMOVUPD (AX), Y1
-	VORPD   Y0, Y1, Y1
+	VPOR    Y0, Y1, Y1
 	VSUBPD  Y0, Y1, Y1
 	VMOVUPD Y1, (AX)
 	VMOVUPD 32(AX), Y1
-	VORPD   Y0, Y1, Y1
+	VPOR    Y0, Y1, Y1
 	VSUBPD  Y0, Y1, Y1
 	VMOVUPD Y1, 32(AX)
 	ADDQ    $0x40, AX
@@ -2030,8 +2030,8 @@ turn:
 	VPSRLQ      128(BX), Y7, Y11
 	VPOR        Y11, Y6, Y6
 	VPAND       Y0, Y6, Y6
-	VPSUBQ      Y6, Y1, Y11
-	VPOR        Y11, Y5, Y5
+	VPSUBQ      Y6, Y1, Y7
+	VPOR        Y7, Y5, Y5
 	VPOR        Y2, Y6, Y6
 	VSUBPD      Y3, Y6, Y6
 	VMULPD      Y4, Y6, Y6

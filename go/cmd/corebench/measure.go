@@ -191,22 +191,18 @@ func (p plan) measure(s *params.Scheme, values int64) ([]row, error) {
 			for i, threads := range p.threads {
 				runtime.GOMAXPROCS(int(threads))
 				runs := min(turn, p.runs-from)
-				seconds, err := timed(runs, b.work(int(threads))[what])
+				rates, err := timed(runs, counted, b.work(int(threads))[what])
 				if err != nil {
 					return nil, err
 				}
-				for _, s := range seconds {
-					mine[i].Runs = append(mine[i].Runs, float64(counted)/s)
-				}
+				mine[i].Runs = append(mine[i].Runs, rates...)
 				if threads == 1 {
 					continue
 				}
-				if seconds, err = timed(runs, b.apart(what, int(threads))); err != nil {
+				if rates, err = timed(runs, counted*threads, b.apart(what, int(threads))); err != nil {
 					return nil, err
 				}
-				for _, s := range seconds {
-					mine[i].ApartRuns = append(mine[i].ApartRuns, float64(counted*threads)/s)
-				}
+				mine[i].ApartRuns = append(mine[i].ApartRuns, rates...)
 			}
 		}
 		for i, r := range mine {
@@ -221,21 +217,21 @@ func (p plan) measure(s *params.Scheme, values int64) ([]row, error) {
 	return rows, nil
 }
 
-// timed does the work once to wake the cores, and then says what each of the
-// runs took, in seconds.
-func timed(runs int, do func() error) ([]float64, error) {
+// timed does the work once to wake the cores, and then says how many of the
+// values counted each of the runs did a second.
+func timed(runs int, counted int64, do func() error) ([]float64, error) {
 	if err := do(); err != nil {
 		return nil, err
 	}
-	var seconds []float64
+	var rates []float64
 	for range runs {
 		start := time.Now()
 		if err := do(); err != nil {
 			return nil, err
 		}
-		seconds = append(seconds, time.Since(start).Seconds())
+		rates = append(rates, float64(counted)/time.Since(start).Seconds())
 	}
-	return seconds, nil
+	return rates, nil
 }
 
 // apart does the work once on each of the threads, independently.

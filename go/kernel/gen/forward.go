@@ -29,8 +29,7 @@ func doubles() {
 	for i := range 2 {
 		x := YMM()
 		VMOVUPD(Mem{Base: p, Disp: 32 * i}, x)
-		VORPD(magic, x, x)
-		VSUBPD(magic, x, x)
+		double(magic, x)
 		VMOVUPD(x, Mem{Base: p, Disp: 32 * i})
 	}
 	ADDQ(Imm(64), p)

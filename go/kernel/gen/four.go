@@ -86,13 +86,9 @@ func digits() {
 			w, wq := next(), next()
 			m.product(d[j], w, wq)
 		}
-		// As residue, but that later digits need a double.
-		m.reduce(d[j])
+		m.positive(zero, d[j])
 		s := YMM()
-		VCMPPD(Imm(1), zero, d[j], s)
-		VANDPD(m.q, s, s)
-		VADDPD(s, d[j], d[j])
-		VADDPD(magic, d[j], s)
+		VADDPD(magic, d[j], s) // later digits need d as a double
 		VXORPD(magic, s, s)
 		VMOVUPD(s, Mem{Base: r[j]})
 	}

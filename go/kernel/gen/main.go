@@ -227,13 +227,18 @@ func double(magic, x VecVirtual) {
 	VSUBPD(magic, x, x)
 }
 
-// residue turns doubles within 2q of zero into residues.
-func (m modulus) residue(magic, zero, x VecVirtual) {
+// positive brings doubles within 2q of zero to 0 … q−1.
+func (m modulus) positive(zero, x VecVirtual) {
 	m.reduce(x)
 	s := YMM()
-	VCMPPD(Imm(1), zero, x, s)
+	VCMPPD(Imm(1), zero, x, s) // x < 0
 	VANDPD(m.q, s, s)
 	VADDPD(s, x, x)
+}
+
+// residue turns doubles within 2q of zero into residues.
+func (m modulus) residue(magic, zero, x VecVirtual) {
+	m.positive(zero, x)
 	VADDPD(magic, x, x)
 	VXORPD(magic, x, x)
 }
@@ -350,15 +355,10 @@ func last() {
 	VXORPD(zero, zero, zero)
 	Label("turn")
 	for i := range 2 {
-		x, s := YMM(), YMM()
+		x := YMM()
 		VMOVUPD(Mem{Base: p, Disp: 32 * i}, x)
 		m.product(x, w, wq)
-		m.reduce(x)
-		VCMPPD(Imm(1), zero, x, s) // x < 0
-		VANDPD(m.q, s, s)
-		VADDPD(s, x, x)
-		VADDPD(magic, x, x)
-		VXORPD(magic, x, x)
+		m.residue(magic, zero, x)
 		VMOVUPD(x, Mem{Base: p, Disp: 32 * i})
 	}
 	ADDQ(Imm(64), p)

@@ -102,6 +102,31 @@ func fill() {
 	RET()
 }
 
+// opened is what lanes of sums are turned into values with.
+type opened struct{ mask, limit, magic, offset, scale, bad VecVirtual }
+
+func loadOpened(constants Register) opened {
+	o := opened{YMM(), YMM(), YMM(), YMM(), YMM(), YMM()}
+	for i, r := range []VecVirtual{o.mask, o.limit, o.magic, o.offset, o.scale} {
+		VPBROADCASTQ(Mem{Base: constants, Disp: 8 * i}, r)
+	}
+	VPXOR(o.bad, o.bad, o.bad)
+	return o
+}
+
+// value notes a lane beyond the limit and returns (v − offset)·scale as
+// float32.
+func (o opened) value(v VecVirtual) VecVirtual {
+	t, row := YMM(), XMM()
+	VPSUBQ(v, o.limit, t)
+	VPOR(t, o.bad, o.bad)
+	VPOR(o.magic, v, v)
+	VSUBPD(o.offset, v, v)
+	VMULPD(o.scale, v, v)
+	VCVTPD2PSY(v, row)
+	return row
+}
+
 // open: the inverse of fill for sums, four coefficients a turn.
 func open() {
 	TEXT("open4", NOSPLIT, "func(out *float32, low *uint64, high *uint64, counts *uint64, constants *uint64, turns int) uint64")
@@ -109,11 +134,7 @@ func open() {
 	Pragma("noescape")
 	out, low, high := Load(Param("out"), GP64()), Load(Param("low"), GP64()), Load(Param("high"), GP64())
 	counts, constants, turns := Load(Param("counts"), GP64()), Load(Param("constants"), GP64()), Load(Param("turns"), GP64())
-	mask, limit, magic, offset, scale, bad := YMM(), YMM(), YMM(), YMM(), YMM(), YMM()
-	for i, r := range []VecVirtual{mask, limit, magic, offset, scale} {
-		VPBROADCASTQ(Mem{Base: constants, Disp: 8 * i}, r)
-	}
-	VPXOR(bad, bad, bad)
+	o := loadOpened(constants)
 	Label("turn")
 	l, h := YMM(), YMM()
 	VMOVDQU(Mem{Base: low}, l)
@@ -122,22 +143,16 @@ func open() {
 	for lane := range rows {
 		v, t := YMM(), YMM()
 		if lane == 0 {
-			VPAND(mask, l, v)
+			VPAND(o.mask, l, v)
 		} else {
 			VPSRLQ(count(counts, 0, lane), l, v)
 			VPSLLQ(count(counts, 1, lane), h, t)
 			VPOR(t, v, v)
 			VPSRLQ(count(counts, 2, lane), h, t)
 			VPOR(t, v, v)
-			VPAND(mask, v, v)
+			VPAND(o.mask, v, v)
 		}
-		VPSUBQ(v, limit, t)
-		VPOR(t, bad, bad)
-		VPOR(magic, v, v)
-		VSUBPD(offset, v, v)
-		VMULPD(scale, v, v)
-		rows[lane] = XMM()
-		VCVTPD2PSY(v, rows[lane])
+		rows[lane] = o.value(v)
 	}
 	for i, row := range transpose(rows) {
 		VMOVDQU(row, Mem{Base: out, Disp: 16 * i})
@@ -147,7 +162,7 @@ func open() {
 	ADDQ(Imm(32), high)
 	DECQ(turns)
 	JNZ(LabelRef("turn"))
-	storeSign(bad)
+	storeSign(o.bad)
 	VZEROUPPER()
 	RET()
 }
@@ -161,27 +176,18 @@ func openLane() {
 	out, stride := Load(Param("out"), GP64()), Load(Param("stride"), GP64())
 	low, high := Load(Param("low"), GP64()), Load(Param("high"), GP64())
 	counts, constants, turns := Load(Param("counts"), GP64()), Load(Param("constants"), GP64()), Load(Param("turns"), GP64())
-	mask, limit, magic, offset, scale, bad := YMM(), YMM(), YMM(), YMM(), YMM(), YMM()
-	for i, r := range []VecVirtual{mask, limit, magic, offset, scale} {
-		VPBROADCASTQ(Mem{Base: constants, Disp: 8 * i}, r)
-	}
-	VPXOR(bad, bad, bad)
+	o := loadOpened(constants)
 	thrice := GP64()
 	LEAQ(Mem{Base: stride, Index: stride, Scale: 2}, thrice)
 	Label("turn")
-	v, t, row := YMM(), YMM(), XMM()
+	v, t := YMM(), YMM()
 	VMOVDQU(Mem{Base: low}, v)
 	VMOVDQU(Mem{Base: high}, t)
 	VPSRLQ(Mem{Base: counts}, v, v)
 	VPSLLQ(Mem{Base: counts, Disp: 16}, t, t)
 	VPOR(t, v, v)
-	VPAND(mask, v, v)
-	VPSUBQ(v, limit, t)
-	VPOR(t, bad, bad)
-	VPOR(magic, v, v)
-	VSUBPD(offset, v, v)
-	VMULPD(scale, v, v)
-	VCVTPD2PSY(v, row)
+	VPAND(o.mask, v, v)
+	row := o.value(v)
 	VMOVSS(row, Mem{Base: out})
 	VEXTRACTPS(Imm(1), row, Mem{Base: out, Index: stride, Scale: 1})
 	VEXTRACTPS(Imm(2), row, Mem{Base: out, Index: stride, Scale: 2})
@@ -191,7 +197,7 @@ func openLane() {
 	ADDQ(Imm(32), high)
 	DECQ(turns)
 	JNZ(LabelRef("turn"))
-	storeSign(bad)
+	storeSign(o.bad)
 	VZEROUPPER()
 	RET()
 }
