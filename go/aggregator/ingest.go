@@ -33,13 +33,21 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	if err != nil {
 		return nil, err
 	}
+	if len(in.Spec) != len(task.Digest{}) {
+		return nil, fmt.Errorf("a digest of %d bytes: %w", len(in.Spec), errs.ErrArgument)
+	}
+	spec := task.Digest(in.Spec)
+	// The upload is looked up before the row. Commit writes the row first and
+	// forgets the upload afterwards, so a contribution that is being committed
+	// is seen in one of the two places and never begins again.
+	standing := s.standing(spec, caller.Name)
 	var p *place
 	var done *commitRow
 	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
 		if p, err = find(ctx, r, in.Spec); err != nil {
 			return err
 		}
-		done, err = getRow[commitRow](r, bucketCommit, commitKey(task.Digest(in.Spec), caller.Name))
+		done, err = getRow[commitRow](r, bucketCommit, commitKey(spec, caller.Name))
 		return err
 	}); err != nil {
 		return nil, err
@@ -50,7 +58,9 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	if err := p.ended(); err != nil {
 		return nil, err
 	}
-	spec := task.Digest(in.Spec)
+	if standing != nil && !in.Fresh {
+		return &pb.UploadInfo{Upload: standing.id, Next: uint32(standing.Next()), Locations: here(ctx)}, nil
+	}
 	g, err := p.geometry()
 	if err != nil {
 		return nil, err
@@ -82,6 +92,18 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	}
 	s.uploads[u.id] = u
 	return &pb.UploadInfo{Upload: u.id, Locations: here(ctx)}, nil
+}
+
+// standing returns the upload of a client to a round that can go on, or nil.
+func (s *Service) standing(spec task.Digest, client string) *transfer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.uploads {
+		if u.spec == spec && u.client == client && !u.dead() {
+			return u
+		}
+	}
+	return nil
 }
 
 // here is where the caller sends its frames: for now one location, the address

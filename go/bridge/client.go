@@ -22,10 +22,37 @@ import (
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
-// connection is a connected client.
-type connection struct{ *client.Client }
+// connection is a connected client. It keeps the values of a contribution that
+// was interrupted after its deposit, since the client may read them again.
+type connection struct {
+	*client.Client
+	mu   sync.Mutex
+	kept *arrowio.Float32
+}
 
-func (c *connection) close() { _ = c.Close() }
+func (c *connection) close() {
+	_ = c.Close()
+	c.keep(nil)
+}
+
+// keep takes over values, or nil, in the place of those it kept.
+func (c *connection) keep(values *arrowio.Float32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept != nil {
+		c.kept.Release()
+	}
+	c.kept = values
+}
+
+// takeKept hands the kept values on.
+func (c *connection) takeKept() *arrowio.Float32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	values := c.kept
+	c.kept = nil
+	return values
+}
 
 // pending is a contribution that waits for its round, and the update that it
 // was made of. What its round gave is kept until it is closed: a caller that
@@ -154,7 +181,7 @@ func (q *request) connect(ctx context.Context, _ *op) (any, error) {
 	if err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
-	return map[string]any{"client": store(&connection{x}), "task": json.RawMessage(described)}, nil
+	return map[string]any{"client": store(&connection{Client: x}), "task": json.RawMessage(described)}, nil
 }
 
 func (q *request) model(ctx context.Context, o *op) (any, error) {
@@ -175,17 +202,27 @@ func (q *request) model(ctx context.Context, o *op) (any, error) {
 }
 
 func (q *request) contribute(ctx context.Context, o *op, in *arrowio.Float32) (any, error) {
-	p := &pending{values: in}
 	x, err := lookup[*connection](q.Client)
 	if err != nil {
-		p.close()
+		in.Release()
 		return nil, err
 	}
 	u := client.Update{Values: in.Float32Values(), Examples: q.Examples, Metrics: q.Metrics}
-	var resumed bool
-	if p.c, resumed, err = x.Give(ctx, u, o.report); err != nil {
-		p.close()
+	c, resumed, err := x.Give(ctx, u, o.report)
+	switch {
+	case err != nil && x.Reads(u.Values):
+		x.keep(in)
 		return nil, err
+	case err != nil:
+		in.Release()
+		return nil, err
+	}
+	p := &pending{c: c, values: in}
+	if kept := x.takeKept(); resumed && kept != nil {
+		p.values = kept
+		in.Release()
+	} else if kept != nil {
+		kept.Release()
 	}
 	return map[string]any{"contribution": store(p), "round": p.c.Round.Spec.Step, "resumed": resumed}, nil
 }

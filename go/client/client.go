@@ -53,6 +53,8 @@ type Config struct {
 	Threads         int
 	// Patience is how long nothing may move before a call gives up.
 	Patience time.Duration
+	// Dial is added to both connections: tracing, and tests that cut calls off.
+	Dial []grpc.DialOption
 }
 
 // Client is a connected member of a task. One round at a time.
@@ -90,10 +92,10 @@ func Connect(ctx context.Context, c Config) (*Client, error) {
 		return nil, fmt.Errorf("%s is not a client's certificate: %w", c.Credentials.Self, errs.ErrCertificate)
 	}
 	var err error
-	if x.aggregator, err = rpc.Dial(c.Aggregator, c.Credentials, identity.Aggregator, false, grpc.WithStatsHandler(x.meter)); err != nil {
+	if x.aggregator, err = x.dial(c.Aggregator, identity.Aggregator); err != nil {
 		return nil, err
 	}
-	if x.kms, err = rpc.Dial(c.KMS, c.Credentials, identity.KMS, false, grpc.WithStatsHandler(x.meter)); err != nil {
+	if x.kms, err = x.dial(c.KMS, identity.KMS); err != nil {
 		return nil, errors.Join(err, x.aggregator.Close())
 	}
 	x.rounds, x.keys = pb.NewAggregatorServiceClient(x.aggregator), pb.NewKeyServiceClient(x.kms)
@@ -101,6 +103,12 @@ func Connect(ctx context.Context, c Config) (*Client, error) {
 		return nil, errors.Join(err, x.Close())
 	}
 	return x, nil
+}
+
+// dial prepares a metered connection to a service.
+func (x *Client) dial(address string, service identity.Role) (*grpc.ClientConn, error) {
+	options := append([]grpc.DialOption{grpc.WithStatsHandler(x.meter)}, x.c.Dial...)
+	return rpc.Dial(address, x.c.Credentials, service, false, options...)
 }
 
 // meet gets the task from the key service, which the aggregator's operator

@@ -50,12 +50,12 @@ type Contribution struct {
 	sealer  *seal.Sealer
 	secrets seal.Secrets
 	reply   *envelope.Key
+	values  []float32 // the caller's, or a private copy
 	weight  uint32
 	root    task.Digest
 	request *pb.DepositRequest // made once: sealing draws, and a key service that has it takes no other
 	deposit *pb.Signed         // its receipt
 	began   bool               // an upload of this contribution exists or existed
-	resumed bool               // its values may not be read any more
 
 	seconds map[Phase]float64
 	clipped []uint64
@@ -119,6 +119,7 @@ func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Pr
 	if u, err = x.private(u); err != nil {
 		return nil, err
 	}
+	c.values = u.Values
 	if c.sealer, err = seal.NewSealer(c.round, c.secrets, u.Values, c.weight, x.c.Threads, seal.From(x.name), seal.WithMetrics(u.Metrics)); err != nil {
 		return nil, err
 	}
@@ -168,19 +169,27 @@ func (x *Client) interrupted(kind task.Kind) *Contribution {
 	return x.open
 }
 
+// Reads reports whether a contribution that was deposited, and whose round's end
+// this client has not seen, is made of these very values: they may be read again.
+func (x *Client) Reads(values []float32) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.open != nil && len(values) > 0 && len(x.open.values) > 0 && &x.open.values[0] == &values[0]
+}
+
 // unfinished returns the contribution to such a round that has been deposited
 // and of which the end has not been seen, committed; nil when there is none.
 //
-// From its deposit on a contribution may count, so that the update must not be
+// From its deposit on a contribution may count, so the update must not be
 // contributed a second time, and only its own secrets open the round's sum.
-// Its frames are with the aggregator by then: its values are not read again,
-// because others under the same secrets would uncover both.
+// Frames that the aggregator lost are sealed again from the same values; the
+// sealer refuses values that changed, because two updates under the same
+// secrets would uncover both.
 func (x *Client) unfinished(ctx context.Context, kind task.Kind, progress Progress) (*Contribution, error) {
 	c := x.interrupted(kind)
 	if c == nil {
 		return nil, nil
 	}
-	c.resumed = true
 	if err := x.deliver(ctx, c, progress); err != nil {
 		return nil, err
 	}
@@ -288,9 +297,6 @@ func (x *Client) put(ctx context.Context, c *Contribution, upload *pb.UploadInfo
 	}
 	defer release()
 	var encrypting time.Duration
-	if first < c.sealer.Frames() && c.resumed {
-		return fmt.Errorf("the aggregator lost the frames of an interrupted contribution to round %d; call again to contribute anew: %w", c.Round.Spec.Round, errs.ErrContribution)
-	}
 	if first < c.sealer.Frames() {
 		err := arrowio.PutFrames(ctx, conn, upload.Upload, first, func(emit func(int, []byte) error) error {
 			mark := time.Now()
@@ -328,7 +334,7 @@ func (x *Client) location(locations []string) (*grpc.ClientConn, func(), error) 
 	if len(locations) == 0 || slices.Contains(locations, x.c.Aggregator) {
 		return x.aggregator, func() {}, nil
 	}
-	conn, err := rpc.Dial(locations[0], x.c.Credentials, identity.Aggregator, false, grpc.WithStatsHandler(x.meter))
+	conn, err := x.dial(locations[0], identity.Aggregator)
 	if err != nil {
 		return nil, nil, err
 	}

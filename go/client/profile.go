@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/cryptflow/cryptflow/go/config"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
@@ -16,8 +18,11 @@ import (
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
-// Dial connects as a profile says; name overrides its task.
-func Dial(ctx context.Context, p *config.Profile, name string, threads int) (*Client, error) {
+// Dial connects as a profile says; name overrides its task. Options are added to
+// both connections.
+func Dial(
+	ctx context.Context, p *config.Profile, name string, threads int, options ...grpc.DialOption,
+) (*Client, error) {
 	c, err := p.Credentials.Load(time.Now())
 	if err != nil {
 		return nil, err
@@ -35,7 +40,7 @@ func Dial(ctx context.Context, p *config.Profile, name string, threads int) (*Cl
 	if err != nil {
 		return nil, err
 	}
-	return Connect(ctx, Config{Aggregator: p.Aggregator, KMS: p.KMS, Task: name, Credentials: c, Admin: key, Threads: threads})
+	return Connect(ctx, Config{Aggregator: p.Aggregator, KMS: p.KMS, Task: name, Credentials: c, Admin: key, Threads: threads, Dial: options})
 }
 
 // AdminOf prepares an admin's connections as a profile says.
