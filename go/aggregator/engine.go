@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -36,6 +37,8 @@ func (s *Service) run(name string, wake <-chan struct{}) {
 		switch {
 		case s.ctx.Err() != nil:
 			return
+		case errors.Is(err, errs.ErrPending):
+			wait = s.c.Poll / 10 // the key service waited already
 		case err != nil:
 			s.c.Log.Warn("a round waits", "task", name, "code", errs.Find(err).Code, "error", err.Error())
 			wait = s.c.Poll
@@ -95,8 +98,8 @@ func (s *Service) step(ctx context.Context, name string) (again bool, wait time.
 	case task.RoundFolding:
 		return true, 0, s.publish(ctx, p)
 	case task.RoundPublished, task.RoundKeysDestroyed, task.RoundAborted:
-		if again, err := s.next(ctx, p); again || err != nil {
-			return again, 0, err
+		if again, wait, err := s.next(ctx, p); again || wait > 0 || err != nil {
+			return again, wait, err
 		}
 	}
 	live, err := s.destroyed(ctx, t)
@@ -138,8 +141,11 @@ func (s *Service) update(ctx context.Context, p *place, change func(w storage.Wr
 // open has the key service sign the round's specification.
 func (s *Service) open(ctx context.Context, p *place) error {
 	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{Task: p.task.Name, Round: p.n, Model: p.row.Model})
+	if err = rpc.FromStatus(err, "key service"); errors.Is(err, errs.ErrFailed) {
+		return s.revert(ctx, p, p.n-1)
+	}
 	if err != nil {
-		return rpc.FromStatus(err, "key service")
+		return err
 	}
 	object := task.Signed{Bytes: reply.Spec.GetObject(), Signature: reply.Spec.GetSignature()}
 	if err := object.Verify(p.task.KMS); err != nil {
@@ -167,25 +173,35 @@ func (s *Service) open(ctx context.Context, p *place) error {
 // seal fixes the set: what was committed when the ledger says so.
 func (s *Service) seal(ctx context.Context, p *place) error {
 	err := s.update(ctx, p, func(w storage.Writer, _ *taskRow, x *roundRow) error {
-		spec, err := task.ParseRoundSpec(x.Spec)
-		if err != nil {
+		if err := x.list(w); err != nil {
 			return err
 		}
-		m := &task.Manifest{Spec: x.spec()}
-		prefix := commitKey(m.Spec, "")
-		if err := eachCommit(w, m.Spec, func(client string, c *commitRow) error {
-			m.Entries = append(m.Entries, task.Entry{Client: client[len(prefix):], Root: task.Digest(c.Root), ModelDigest: spec.ModelDigest, Weight: c.Weight})
-			return nil
-		}); err != nil {
-			return err
-		}
-		x.Manifest = m.Canonical()
 		return x.move(task.RoundSealed)
 	})
 	if err == nil {
 		s.dropUploads(p.round.spec())
 	}
 	return err
+}
+
+// list makes the round's manifest of what was committed.
+func (x *roundRow) list(r storage.Reader) error {
+	spec, err := task.ParseRoundSpec(x.Spec)
+	if err != nil {
+		return err
+	}
+	m := &task.Manifest{Spec: x.spec()}
+	prefix := commitKey(m.Spec, "")
+	if err := eachCommit(r, m.Spec, func(key string, c *commitRow) error {
+		m.Entries = append(m.Entries, task.Entry{
+			Client: key[len(prefix):], Root: task.Digest(c.Root), ModelDigest: spec.ModelDigest, Weight: c.Weight,
+		})
+		return nil
+	}); err != nil {
+		return err
+	}
+	x.Manifest, x.Committed = m.Canonical(), uint32(len(m.Entries))
+	return nil
 }
 
 // eachCommit calls f for every committed contribution, by client ascending.
@@ -209,8 +225,13 @@ func eachCommit(r storage.Reader, spec task.Digest, f func(key string, c *commit
 	return nil
 }
 
-// ask presents the manifest to the key service. A refused set cannot become
-// another one, so the round is given up.
+// maxAttempts is how often a set is presented that the key service can neither
+// decide nor refuse, before the round is given up.
+const maxAttempts = 10
+
+// ask presents the manifest to the key service. Clients that it refuses by name
+// leave the set; any other refusal ends the round, because a refused set cannot
+// become another one.
 func (s *Service) ask(ctx context.Context, p *place) error {
 	m := task.Signed{Bytes: p.round.Manifest}
 	m.Signature = signBytes(s.c.Signing, m.Bytes)
@@ -221,8 +242,12 @@ func (s *Service) ask(ctx context.Context, p *place) error {
 		return s.abort(ctx, p, err.Error())
 	case errors.Is(err, errs.ErrDecided):
 		return s.abort(ctx, p, "the key service had aborted the round")
+	case err != nil && errs.Find(err).Kind != errs.Unavailable:
+		return s.attempted(ctx, p, err)
 	case err != nil:
 		return err
+	case len(reply.Refused) > 0:
+		return s.leaveOut(ctx, p, reply.Refused)
 	}
 	d, err := s.decision(p, reply)
 	if err != nil {
@@ -232,9 +257,48 @@ func (s *Service) ask(ctx context.Context, p *place) error {
 		return fmt.Errorf("the key service decided on another set: %w", errs.ErrDecided)
 	}
 	return s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
-		x.Decision, x.DecidedBy = reply.Decision.Object, reply.Decision.Signature
+		x.Decision, x.DecidedBy, x.Missing = reply.Decision.Object, reply.Decision.Signature, reply.Missing
 		return x.move(task.RoundFolding)
 	})
+}
+
+// attempted counts a decision that failed, and gives the round up after many.
+func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
+	if p.round.Attempts+1 >= maxAttempts {
+		return s.abort(ctx, p, fmt.Sprintf("the key service could not decide the set in %d attempts: %v", maxAttempts, failed))
+	}
+	return errors.Join(failed, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+		x.Attempts++
+		return nil
+	}))
+}
+
+// leaveOut takes clients that the key service refused by name out of the set.
+func (s *Service) leaveOut(ctx context.Context, p *place, refused []string) error {
+	s.c.Log.Warn("clients are left out of a round", "task", p.task.Name, "round", p.n, "clients", strings.Join(refused, ", "))
+	left := p.round.Committed
+	if err := s.update(ctx, p, func(w storage.Writer, _ *taskRow, x *roundRow) error {
+		for _, client := range refused {
+			if err := w.Delete(bucketCommit, commitKey(x.spec(), client)); err != nil {
+				return err
+			}
+		}
+		before := x.Committed
+		if err := x.list(w); err != nil {
+			return err
+		}
+		if left = x.Committed; left == before {
+			return fmt.Errorf("the key service refuses clients that are not in the set: %w", errs.ErrManifest)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if left < p.task.MinCohort {
+		return s.abort(ctx, p, fmt.Sprintf("the key service refused %s; %d clients are left, at least %d are needed",
+			strings.Join(refused, ", "), left, p.task.MinCohort))
+	}
+	return nil
 }
 
 // decision verifies the key service's word on a round.
@@ -286,21 +350,38 @@ func (s *Service) abort(ctx context.Context, p *place, reason string) error {
 	return err
 }
 
-// next tells the key service the result and creates the round that follows.
-func (s *Service) next(ctx context.Context, p *place) (bool, error) {
+// verdictTime is how long the last round's end waits for its cohort's verdict,
+// a little longer than a key service does.
+const verdictTime = 40 * time.Second
+
+// next tells the key service the result and creates the round that follows. The
+// task's last round counts once its cohort said that the sum opened.
+func (s *Service) next(ctx context.Context, p *place) (again bool, wait time.Duration, err error) {
 	if p.round.Result != nil && !p.round.Closed {
-		if _, err := s.c.Keys.CloseRound(ctx, &pb.Signed{Object: p.round.Result, Signature: signBytes(s.c.Signing, p.round.Result)}); err != nil {
-			return false, rpc.FromStatus(err, "key service")
+		result := &pb.Signed{Object: p.round.Result, Signature: signBytes(s.c.Signing, p.round.Result)}
+		if _, err := s.c.Keys.CloseRound(ctx, result); err != nil {
+			return false, 0, rpc.FromStatus(err, "key service")
 		}
-		return true, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
-			x.Closed = true
+		return true, 0, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+			x.Closed, x.ClosedAt = true, s.c.Now()
 			return nil
 		})
 	}
 	if p.row.Ended != "" {
-		return false, nil
+		return false, 0, nil
 	}
-	return true, s.update(ctx, p, func(w storage.Writer, row *taskRow, x *roundRow) error {
+	if p.row.Published >= p.task.Rounds && p.round.Result != nil && p.round.Failed == "" {
+		v, err := s.verdict(ctx, p, p.round)
+		switch {
+		case err != nil:
+			return false, 0, err
+		case v == nil && s.c.Now().Sub(p.round.ClosedAt) < verdictTime:
+			return false, max(s.c.Poll/10, time.Millisecond), nil
+		case v != nil && v.Opening == task.NotOpened:
+			return true, 0, s.revert(ctx, p, p.n)
+		}
+	}
+	return true, 0, s.update(ctx, p, func(w storage.Writer, row *taskRow, x *roundRow) error {
 		switch {
 		case row.Published >= p.task.Rounds:
 			row.Ended = fmt.Sprintf("all %d rounds are done", p.task.Rounds)
@@ -311,5 +392,75 @@ func (s *Service) next(ctx context.Context, p *place) (bool, error) {
 			return putRow(w, bucketRound, roundKey(p.task.Name, row.Round), &roundRow{State: task.RoundCreated})
 		}
 		return nil
+	})
+}
+
+// verdict asks the key service what a round's cohort made of its sum; nil while
+// that is not known.
+func (s *Service) verdict(ctx context.Context, p *place, x *roundRow) (*task.Verdict, error) {
+	spec := x.spec()
+	reply, err := s.c.Keys.GetDecision(ctx, &pb.SpecId{Spec: spec[:]})
+	if err != nil {
+		return nil, rpc.FromStatus(err, "key service")
+	}
+	if reply.Verdict == nil {
+		return nil, nil
+	}
+	object := task.Signed{Bytes: reply.Verdict.Object, Signature: reply.Verdict.Signature}
+	if err := object.Verify(p.task.KMS); err != nil {
+		return nil, err
+	}
+	v, err := task.ParseVerdict(object.Bytes)
+	if err == nil && v.Spec != spec {
+		err = fmt.Errorf("a verdict on another round: %w", errs.ErrDecided)
+	}
+	return v, err
+}
+
+// revert takes back what a published round changed, when the key service signed
+// that its sum did not open for most of its cohort: the next round starts from
+// the same model.
+func (s *Service) revert(ctx context.Context, p *place, n uint32) error {
+	key := roundKey(p.task.Name, n)
+	var failed *roundRow
+	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
+		failed, err = getRow[roundRow](r, bucketRound, key)
+		return err
+	}); err != nil {
+		return err
+	}
+	if failed == nil || failed.Result == nil || failed.Failed != "" {
+		return fmt.Errorf("round %d of %s failed, says the key service, and has no result that counts here: %w", n, p.task.Name, errs.ErrState)
+	}
+	v, err := s.verdict(ctx, p, failed)
+	if err != nil {
+		return err
+	}
+	if v == nil || v.Opening != task.NotOpened {
+		return fmt.Errorf("the key service shows no verdict that round %d of %s failed: %w", n, p.task.Name, errs.ErrState)
+	}
+	spec, err := task.ParseRoundSpec(failed.Spec)
+	if err != nil {
+		return err
+	}
+	s.c.Log.Error("a round's sum did not open and counts for nobody", "task", p.task.Name, "round", n, "clients", v.Agree, "of", v.Cohort)
+	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		_, row, err := taskOf(w, p.task.Name)
+		if err != nil {
+			return err
+		}
+		x, err := getRow[roundRow](w, bucketRound, key)
+		if err != nil || x == nil || x.Failed != "" {
+			return err
+		}
+		x.Failed = fmt.Sprintf("%d of %d clients could not open the sum", v.Agree, v.Cohort)
+		row.Model = spec.ModelDigest[:]
+		if spec.Kind == task.KindValues {
+			row.Published--
+		}
+		if err := putRow(w, bucketRound, key, x); err != nil {
+			return err
+		}
+		return putRow(w, bucketTask, p.task.Name, row)
 	})
 }

@@ -247,6 +247,9 @@ func checkDeposit(p *place, client string, in *pb.CommitRequest) error {
 	if d.Spec != task.Digest(in.Spec) || d.Client != client || d.Root != task.Digest(in.Root) || d.ModelDigest != spec.ModelDigest {
 		return fmt.Errorf("the receipt is of another deposit: %w", errs.ErrDeposit)
 	}
+	if d.Weight != in.Weight && (d.Weight != 0 || in.Weight != 1) {
+		return fmt.Errorf("weight %d is committed and %d was deposited: %w", in.Weight, d.Weight, errs.ErrWeight)
+	}
 	if in.Weight < 1 || in.Weight > p.task.PublicWeightCap() {
 		return fmt.Errorf("public weight %d, allowed are 1 to %d: %w", in.Weight, p.task.PublicWeightCap(), errs.ErrWeight)
 	}

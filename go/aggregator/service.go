@@ -137,6 +137,11 @@ type roundRow struct {
 	DecidedBy []byte     `json:"decision_signature,omitempty"`
 	Result    []byte     `json:"result,omitempty"`
 	Closed    bool       `json:"closed"` // the key service has the result
+	// Missing are the clients that announced themselves and are not in the set.
+	Missing  []string  `json:"missing,omitempty"`
+	Failed   string    `json:"failed,omitempty"`   // why a published sum does not count
+	Attempts uint32    `json:"attempts,omitempty"` // to have the set decided, that failed
+	ClosedAt time.Time `json:"closed_at"`
 }
 
 func (r *roundRow) spec() task.Digest {

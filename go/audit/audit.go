@@ -44,6 +44,13 @@ const (
 	Published     Event = "published"
 	Disagreement  Event = "result-disagreement"
 	KeysDestroyed Event = "keys-destroyed"
+	// Excluded is a set that can be decided without the clients it lists.
+	Excluded Event = "excluded"
+	// Opened and Failed are verdicts of a cohort.
+	Opened Event = "opened"
+	Failed Event = "failed"
+	// Lost is a round that can never be decided.
+	Lost Event = "lost"
 )
 
 // Record is one entry. Fields that do not apply are empty.
@@ -55,6 +62,7 @@ type Record struct {
 	Spec     string    `json:"spec,omitempty"`
 	Manifest string    `json:"manifest,omitempty"`
 	Clients  []string  `json:"clients,omitempty"`
+	Missing  []string  `json:"missing,omitempty"` // announced, and not in the set
 	By       string    `json:"by,omitempty"`
 	Detail   string    `json:"detail,omitempty"`
 }

@@ -116,11 +116,11 @@ func (x *Client) dial(address string, service identity.Role) (*grpc.ClientConn, 
 func (x *Client) meet(ctx context.Context) error {
 	info, err := x.keys.Info(ctx, &pb.Empty{})
 	if err != nil {
-		return rpc.FromStatus(err, "key service")
+		return fromKeys(err)
 	}
 	reply, err := x.keys.GetTask(ctx, &pb.TaskName{Name: x.c.Task})
 	if err != nil {
-		return rpc.FromStatus(err, "key service")
+		return fromKeys(err)
 	}
 	object := task.Signed{Bytes: reply.Object, Signature: reply.Signature}
 	if err := object.Verify(x.c.Admin); err != nil {
@@ -138,7 +138,7 @@ func (x *Client) meet(ctx context.Context) error {
 	x.kmsName, x.model, x.kind = info.Name, x.task.InitialModel, x.task.Ranges.First()
 	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
 	if err != nil {
-		return rpc.FromStatus(err, "aggregator")
+		return fromAggregator(err)
 	}
 	if !bytes.Equal(status.Task.GetObject(), object.Bytes) {
 		return fmt.Errorf("aggregator and key service hold different tasks called %s: %w", x.task.Name, errs.ErrSpec)
@@ -194,14 +194,14 @@ func (x *Client) InitialModel(ctx context.Context, out []float32) (bool, error) 
 	}
 	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
 	if err != nil {
-		return false, rpc.FromStatus(err, "aggregator")
+		return false, fromAggregator(err)
 	}
 	if !status.HasModel {
 		return false, nil
 	}
 	stream, err := x.rounds.GetModel(ctx, &pb.TaskName{Name: x.task.Name})
 	if err != nil {
-		return false, rpc.FromStatus(err, "aggregator")
+		return false, fromAggregator(err)
 	}
 	h, at := task.NewModelHash(task.DigestOf(x.task.Layout)), 0
 	for {
@@ -210,7 +210,7 @@ func (x *Client) InitialModel(ctx context.Context, out []float32) (bool, error) 
 			break
 		}
 		if err != nil {
-			return false, rpc.FromStatus(err, "aggregator")
+			return false, fromAggregator(err)
 		}
 		if len(part.Values)%4 != 0 || at+len(part.Values)/4 > len(out) {
 			return false, fmt.Errorf("the first model of %s has another size: %w", x.task.Name, errs.ErrModelMismatch)
@@ -250,7 +250,7 @@ func (x *Client) Open(ctx context.Context) (*Round, error) {
 		var status *pb.RoundStatus
 		if err := x.patiently(ctx, func() (err error) {
 			status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED, Seconds: poll})
-			return rpc.FromStatus(err, "aggregator")
+			return fromAggregator(err)
 		}); err != nil {
 			return nil, err
 		}
@@ -291,7 +291,7 @@ func (x *Client) Joinable(ctx context.Context) error {
 	// the first model.
 	status, err := x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: next, Latest: true, State: pb.RoundState_KEYED})
 	if err != nil {
-		return rpc.FromStatus(err, "aggregator")
+		return fromAggregator(err)
 	}
 	if status.State < pb.RoundState_KEYED || status.State == pb.RoundState_ABORTED {
 		return nil
@@ -320,7 +320,7 @@ func (x *Client) spec(ctx context.Context, n uint32) (*Round, error) {
 	var reply *pb.SpecReply
 	if err := x.patiently(ctx, func() (err error) {
 		reply, err = x.keys.GetSpec(ctx, &pb.SpecRequest{Task: x.task.Name, Round: n})
-		return rpc.FromStatus(err, "key service")
+		return fromKeys(err)
 	}); err != nil {
 		return nil, err
 	}

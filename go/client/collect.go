@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -83,7 +82,7 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	var result *task.Result
 	if err := x.patiently(ctx, func() (err error) {
 		result, err = x.result(ctx, c, rel)
-		return err
+		return x.facts(ctx, c, err)
 	}); err != nil {
 		return nil, err
 	}
@@ -95,7 +94,7 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	var control []uint64
 	if err := x.patiently(ctx, func() (err error) {
 		control, err = o.run(ctx, result)
-		return err
+		return x.facts(ctx, c, err)
 	}); err != nil {
 		return nil, err
 	}
@@ -138,44 +137,32 @@ func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) 
 		var status *pb.RoundStatus
 		// A service that restarts comes back and goes on with the round.
 		if err := x.patiently(ctx, func() (err error) {
-			status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll, Live: true, Seen: seen})
-			return rpc.FromStatus(err, "aggregator")
+			status, err = x.rounds.AwaitRound(ctx, &pb.AwaitRequest{
+				Task: x.task.Name, Round: c.Round.Spec.Round, State: pb.RoundState_PUBLISHED, Seconds: poll, Live: true, Seen: seen,
+			})
+			if err != nil {
+				return x.facts(ctx, c, fromAggregator(err))
+			}
+			// What the aggregator says of a round's end is asked of the key service.
+			switch status.State {
+			case pb.RoundState_KEYS_DESTROYED:
+				return x.facts(ctx, c, &claim{"aggregator", errs.ErrKeysDestroyed})
+			case pb.RoundState_ABORTED:
+				return x.facts(ctx, c, &claim{"aggregator", errs.ErrAborted})
+			}
+			return nil
 		}); err != nil {
 			return err
 		}
 		seen = status.Committed
 		progress(Wait, int64(status.Committed), int64(status.Enrolled))
-		switch status.State {
-		case pb.RoundState_PUBLISHED:
+		if status.State == pb.RoundState_PUBLISHED {
 			return nil
-		case pb.RoundState_KEYS_DESTROYED:
-			return fmt.Errorf("round %d: %w", c.Round.Spec.Round, errs.ErrKeysDestroyed)
-		case pb.RoundState_ABORTED:
-			return x.aborted(ctx, c)
 		}
 	}
 }
 
-// aborted returns ErrAborted if the key service signed the abort; nobody
-// else's word makes a client contribute the same update again.
-func (x *Client) aborted(ctx context.Context, c *Contribution) error {
-	var reply *pb.DecisionReply
-	if err := x.patiently(ctx, func() (err error) {
-		reply, err = x.keys.GetDecision(ctx, &pb.SpecId{Spec: c.Round.Digest[:]})
-		return rpc.FromStatus(err, "key service")
-	}); err != nil {
-		return err
-	}
-	d, err := x.decision(c, reply.Decision)
-	if err != nil {
-		return err
-	}
-	if d.Outcome != task.Aborted {
-		return fmt.Errorf("the aggregator says that round %d was aborted and the key service that it was released: %w", c.Round.Spec.Round, errs.ErrDecided)
-	}
-	return fmt.Errorf("round %d: %s: %w", c.Round.Spec.Round, d.Reason, errs.ErrAborted)
-}
-
+// decision verifies the key service's signature on what it decided.
 func (x *Client) decision(c *Contribution, in *pb.Signed) (*task.Decision, error) {
 	object := task.Signed{Bytes: in.GetObject(), Signature: in.GetSignature()}
 	if err := object.Verify(x.task.KMS); err != nil {
@@ -194,16 +181,10 @@ func (x *Client) decision(c *Contribution, in *pb.Signed) (*task.Decision, error
 // release fetches what opens the sum and verifies all of it: decision, set,
 // and that the decision stands in the audit log.
 func (x *Client) release(ctx context.Context, c *Contribution) (*task.Release, *audit.Checkpoint, *task.Manifest, error) {
-	x.mu.Lock()
-	known := int64(0)
-	if x.seen != nil {
-		known = x.seen.Size
-	}
-	x.mu.Unlock()
 	var reply *pb.ReleaseReply
 	if err := x.patiently(ctx, func() (err error) {
-		reply, err = x.keys.FetchRelease(ctx, &pb.ReleaseRequest{Spec: c.Round.Digest[:], KnownSize: known})
-		return rpc.FromStatus(err, "key service")
+		reply, err = x.keys.FetchRelease(ctx, &pb.ReleaseRequest{Spec: c.Round.Digest[:], KnownSize: x.known()})
+		return x.facts(ctx, c, fromKeys(err))
 	}); err != nil {
 		return nil, nil, nil, err
 	}
@@ -215,13 +196,9 @@ func (x *Client) release(ctx context.Context, c *Contribution) (*task.Release, *
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	checkpoint, err := x.verified(reply.Proof)
+	_, checkpoint, err := x.logged(c, reply.Decision, d, reply.Proof)
 	if err != nil {
 		return nil, nil, nil, err
-	}
-	var record audit.Record
-	if json.Unmarshal(reply.Proof.Record, &record) != nil || record.Event != audit.Released || record.Spec != c.Round.Digest.String() || record.Detail != digestOf(reply.Decision.Object).String() {
-		return nil, nil, nil, fmt.Errorf("the log's record is of another decision: %w", errs.ErrAudit)
 	}
 	to := task.Addressee{Spec: c.Round.Digest, Manifest: d.Manifest, Client: x.name}
 	message, err := c.reply.Open(envelope.Release, to.Canonical(), reply.Sealed)
@@ -262,7 +239,15 @@ func (x *Client) manifest(c *Contribution, d *task.Decision, in *pb.Signed) (*ta
 		if _, ok := x.task.Member(e.Client); !ok || e.ModelDigest != c.Round.Spec.ModelDigest {
 			return nil, fmt.Errorf("%s does not belong in this cohort: %w", e.Client, errs.ErrManifest)
 		}
-		mine = mine || (e.Client == x.name && e.Root == c.root)
+		if e.Client != x.name {
+			continue
+		}
+		if want := (task.Entry{Client: x.name, Root: c.root, ModelDigest: c.Round.Spec.ModelDigest, Weight: x.public(c)}); e != want {
+			return nil, fmt.Errorf(
+				"the manifest of round %d has this client with other values than it committed (weight %d, not %d): %w",
+				c.Round.Spec.Round, e.Weight, want.Weight, errs.ErrManifest)
+		}
+		mine = true
 	}
 	if !mine {
 		return nil, fmt.Errorf("round %d: %w", c.Round.Spec.Round, errs.ErrNotInCohort)
@@ -274,7 +259,7 @@ func (x *Client) manifest(c *Contribution, d *task.Decision, in *pb.Signed) (*ta
 func (x *Client) result(ctx context.Context, c *Contribution, rel *task.Release) (*task.Result, error) {
 	reply, err := x.rounds.GetResult(ctx, &pb.SpecId{Spec: c.Round.Digest[:]})
 	if err != nil {
-		return nil, rpc.FromStatus(err, "aggregator")
+		return nil, fromAggregator(err)
 	}
 	object := task.Signed{Bytes: reply.Result.GetObject(), Signature: reply.Result.GetSignature()}
 	if err := object.Verify(x.task.Aggregator); err != nil {
@@ -364,7 +349,7 @@ func (o *opening) get(ctx context.Context, from, to int, emit func([]byte) error
 	g := o.opener.Geometry()
 	limit := max(g.FrameSize(0), g.FrameSize(g.ControlIndex()))
 	err := arrowio.GetFrames(ctx, o.client.aggregator, rpc.Ticket(o.c.Round.Digest, from, to), limit, emit)
-	return rpc.FromStatus(err, "aggregator")
+	return fromAggregator(err)
 }
 
 // report gathers what the round cost and gave.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"github.com/cryptflow/cryptflow/go/identity"
 	"github.com/cryptflow/cryptflow/go/merkle"
 	"github.com/cryptflow/cryptflow/go/params"
-	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/seal"
 	"github.com/cryptflow/cryptflow/go/task"
@@ -134,9 +132,6 @@ func (x *Client) contribute(ctx context.Context, r *Round, u Update, progress Pr
 // deliver uploads, deposits and commits a contribution.
 func (x *Client) deliver(ctx context.Context, c *Contribution, progress Progress) error {
 	err := x.send(ctx, c, progress)
-	if errors.Is(err, errs.ErrAborted) {
-		err = x.aborted(ctx, c)
-	}
 	x.settle(c, err)
 	if err != nil {
 		return err
@@ -147,13 +142,13 @@ func (x *Client) deliver(ctx context.Context, c *Contribution, progress Progress
 	return nil
 }
 
-// settle forgets an open contribution unless waiting for its round was merely
-// interrupted.
+// settle forgets a contribution whose end is a fact. From its deposit on, only
+// what this client verified ends it: a contribution that might still count is
+// never given a second time, whatever a service says of it.
 func (x *Client) settle(c *Contribution, err error) {
-	interrupted := errors.Is(err, errs.ErrCancelled) || errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.open == c && err != nil && !interrupted {
+	if x.open == c && isStatement(err) {
 		x.open = nil
 	}
 }
@@ -252,6 +247,7 @@ func (x *Client) send(ctx context.Context, c *Contribution, progress Progress) e
 		if err == nil {
 			return nil
 		}
+		err = x.facts(ctx, c, err)
 		if c.began {
 			fresh = false
 		}
@@ -267,7 +263,7 @@ func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked
 	began := time.Now()
 	upload, err := x.rounds.BeginUpload(ctx, &pb.BeginRequest{Spec: spec, Fresh: fresh})
 	if err != nil {
-		return rpc.FromStatus(err, "aggregator")
+		return fromAggregator(err)
 	}
 	c.began = true
 	if upload.Upload == "" && fresh {
@@ -311,7 +307,7 @@ func (x *Client) put(ctx context.Context, c *Contribution, upload *pb.UploadInfo
 			progress(Upload, int64(next), total)
 		})
 		if err != nil {
-			return rpc.FromStatus(err, "aggregator")
+			return fromAggregator(err)
 		}
 	}
 	c.seconds[Encrypt] += encrypting.Seconds()
@@ -346,7 +342,9 @@ func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
 	if c.deposit != nil {
 		return nil
 	}
-	d := &task.Deposit{Spec: c.Round.Digest, Client: x.name, ModelDigest: c.Round.Spec.ModelDigest, Root: c.root}
+	d := &task.Deposit{
+		Spec: c.Round.Digest, Client: x.name, ModelDigest: c.Round.Spec.ModelDigest, Root: c.root, Weight: x.public(c),
+	}
 	if c.request == nil {
 		var seed []byte
 		if x.task.Mode == params.SumKey {
@@ -364,7 +362,7 @@ func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
 	x.mu.Unlock()
 	receipt, err := x.keys.Deposit(ctx, c.request)
 	if err != nil {
-		return rpc.FromStatus(err, "key service")
+		return fromKeys(err)
 	}
 	if err := (task.Signed{Bytes: receipt.Object, Signature: receipt.Signature}).Verify(x.task.KMS); err != nil || !bytes.Equal(receipt.Object, d.Canonical()) {
 		return fmt.Errorf("the deposit's receipt: %w", errs.ErrSignature)
@@ -373,15 +371,21 @@ func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
 	return nil
 }
 
+// public is the integer weight that everybody sees: 1 in sum-key, where the
+// client applies its weight itself.
+func (x *Client) public(c *Contribution) uint32 {
+	if x.task.Mode == params.SharedKey {
+		return c.weight
+	}
+	return 1
+}
+
 // commit makes the contribution part of the round and verifies the receipt.
 func (x *Client) commit(ctx context.Context, c *Contribution, upload string) error {
-	public := uint32(1)
-	if x.task.Mode == params.SharedKey {
-		public = c.weight
-	}
+	public := x.public(c)
 	reply, err := x.rounds.Commit(ctx, &pb.CommitRequest{Upload: upload, Spec: c.Round.Digest[:], Root: c.root[:], Weight: public, Deposit: c.deposit})
 	if err != nil {
-		return rpc.FromStatus(err, "aggregator")
+		return fromAggregator(err)
 	}
 	receipt := task.Signed{Bytes: reply.Object, Signature: reply.Signature}
 	if err := receipt.Verify(x.task.Aggregator); err != nil {

@@ -78,9 +78,11 @@ func (k *Key) Secret() ([]byte, error) {
 // String does not reveal the key.
 func (*Key) String() string { return "key(redacted)" }
 
-// CheckPublic says whether b is a public key.
+// CheckPublic says whether b is a public key that messages can be sealed to. It
+// seals one: some keys parse, such as those whose curve point has a low order,
+// and fail when they are used.
 func CheckPublic(b []byte) error {
-	_, err := public(b)
+	_, err := Seal(b, "cryptflow/v1/check", nil, nil)
 	return err
 }
 
@@ -105,7 +107,7 @@ func Seal(to []byte, purpose string, context, message []byte) ([]byte, error) {
 	_, kdf, aead := suite()
 	enc, sender, err := hpke.NewSender(p, kdf, aead, []byte(purpose))
 	if err != nil {
-		return nil, fmt.Errorf("sealing: %w", errs.ErrInternal)
+		return nil, fmt.Errorf("an HPKE public key that nothing can be sealed to: %w", errs.ErrCanonical)
 	}
 	box, err := sender.Seal(context, message)
 	if err != nil {

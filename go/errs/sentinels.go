@@ -82,6 +82,17 @@ var (
 	ErrNotInCohort = sentinel("CF_NOT_IN_COHORT", Conflict, "the round was sealed without this client")
 	// ErrAborted is returned when a round ended without a result.
 	ErrAborted = sentinel("CF_ROUND_ABORTED", Conflict, "the round was aborted")
+	// ErrFailed is returned when most of a round's cohort could not open its sum:
+	// the round counts for nobody, and what was contributed to it is spent.
+	ErrFailed = sentinel("CF_ROUND_FAILED", Conflict, "the round's sum did not open for most of its cohort and counts for nobody")
+	// ErrDiverged is returned when the cohort's majority opened another sum than
+	// this client.
+	ErrDiverged = sentinel("CF_RESULT_DIVERGED", Corrupt, "the cohort's majority opened another sum")
+	// ErrLost is returned when a key service no longer has what it needs to decide
+	// a round, and cannot know whether it did.
+	ErrLost = sentinel("CF_ROUND_LOST", Conflict, "the key service lost this round's keys; the admin creates a new task")
+	// ErrPending is returned when a step has to wait for others; ask again.
+	ErrPending = sentinel("CF_PENDING", Unavailable, "not yet; ask again")
 	// ErrUpload is returned when an upload is unknown, perhaps because the
 	// aggregator restarted: begin again.
 	ErrUpload = sentinel("CF_UPLOAD_UNKNOWN", NotFound, "no such upload; begin again")

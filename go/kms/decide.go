@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -54,15 +56,15 @@ func (s *Service) Decide(ctx context.Context, in *pb.Signed) (*pb.DecisionReply,
 		if err != nil {
 			return nil, err
 		}
-		deposits, err := depositsOf(w, spec)
+		facts, err := factsOf(w, spec, x)
 		if err != nil {
 			return nil, err
 		}
-		d, err := s.c.Gate.Decide(before, t, roundSpec, deposits, m)
+		d, err := s.c.Gate.Decide(before, t, roundSpec, facts, m)
 		if err != nil || before != nil {
 			return d, err
 		}
-		x.Manifest, x.ManifestBy = object.Bytes, object.Signature
+		x.Manifest, x.ManifestBy, x.Missing = object.Bytes, object.Signature, facts.Missing(m)
 		return d, s.release(w, t, x, m, d)
 	})
 }
@@ -129,6 +131,10 @@ func (s *Service) decide(ctx context.Context, spec task.Digest, attempt func(sto
 		reply, err = s.reply(w, x, 0)
 		return err
 	})
+	var bad *unfit
+	if errors.As(err, &bad) {
+		return &pb.DecisionReply{Refused: bad.names()}, s.exclude(ctx, spec, caller.String(), bad)
+	}
 	if err != nil {
 		return nil, s.refuse(ctx, spec, caller.String(), err)
 	}
@@ -149,7 +155,7 @@ func (s *Service) persist(w storage.Writer, x *round, d *task.Decision, by strin
 		if err != nil {
 			return err
 		}
-		r.Manifest, r.Detail = d.Manifest.String(), object.Digest().String()
+		r.Manifest, r.Detail, r.Missing = d.Manifest.String(), object.Digest().String(), x.Missing
 		for _, e := range m.Entries {
 			r.Clients = append(r.Clients, e.Client)
 		}
@@ -191,6 +197,52 @@ func forgetDeposits(w storage.Writer, spec task.Digest) error {
 	return nil
 }
 
+// unfit are the clients because of whom a set cannot be decided, and why. The set
+// may be decided without them.
+type unfit map[string]error
+
+func (u *unfit) add(client string, why error) {
+	if *u == nil {
+		*u = unfit{}
+	}
+	(*u)[client] = why
+}
+
+func (u *unfit) names() []string { return slices.Sorted(maps.Keys(*u)) }
+
+func (u *unfit) Error() string {
+	var out []string
+	for _, name := range u.names() {
+		out = append(out, fmt.Sprintf("%s (%s)", name, errs.Format((*u)[name])))
+	}
+	return "the set cannot be decided with " + some(out)
+}
+
+func (*unfit) Unwrap() error { return errs.ErrManifest }
+
+// exclude records that clients were refused by name, whoever was to blame for
+// them: the set can be decided without them.
+func (s *Service) exclude(ctx context.Context, spec task.Digest, by string, bad *unfit) error {
+	s.c.Log.Warn("clients are refused in a round", "spec", spec.Short(), "clients", some(bad.names()))
+	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		x, err := roundOf(w, spec)
+		if err != nil {
+			return err
+		}
+		all := map[string]bool{}
+		for _, name := range append(bad.names(), x.Excluded...) {
+			all[name] = true
+		}
+		x.Excluded = slices.Sorted(maps.Keys(all))
+		if _, err := s.record(w, audit.Record{
+			Event: audit.Excluded, Task: x.Task, Round: x.Round, Spec: spec.String(), By: by, Clients: bad.names(), Detail: bad.Error(),
+		}); err != nil {
+			return err
+		}
+		return putRound(w, spec, x)
+	})
+}
+
 // refuse records a refusal of the gate and returns it. No entry, no answer.
 func (s *Service) refuse(ctx context.Context, spec task.Digest, by string, refused error) error {
 	if !errors.Is(refused, errs.ErrManifest) && !errors.Is(refused, errs.ErrDecided) && !errors.Is(refused, errs.ErrSignature) {
@@ -202,7 +254,7 @@ func (s *Service) refuse(ctx context.Context, spec task.Digest, by string, refus
 			return err
 		}
 		if x.Refusals >= maxRefusals {
-			return fmt.Errorf("the round was refused %d times: %w", x.Refusals, errs.ErrLimit)
+			return nil // the log has enough of them; the caller still hears why
 		}
 		x.Refusals++
 		if _, err := s.record(w, audit.Record{Event: audit.Refused, Task: x.Task, Round: x.Round, Spec: spec.String(), By: by, Detail: errs.Format(refused)}); err != nil {
@@ -226,6 +278,7 @@ func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Mani
 	seeds := make([]ckks.Seed, len(m.Entries))
 	defer clear(seeds)
 	replies := make([][]byte, len(m.Entries))
+	var bad unfit
 	for i, e := range m.Entries {
 		var in pb.DepositRequest
 		ok, err := getProto(w, bucketDeposit, depositKey(m.Spec, e.Client, e.Root), &in)
@@ -233,9 +286,13 @@ func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Mani
 			return errors.Join(err, fmt.Errorf("the deposit of %s: %w", e.Client, errs.ErrManifest))
 		}
 		if seeds[i], err = openDeposit(k, t, &in); err != nil {
-			return fmt.Errorf("the deposit of %s: %w", e.Client, err)
+			bad.add(e.Client, err)
+			continue
 		}
 		replies[i] = in.ReplyKey
+	}
+	if len(bad) > 0 {
+		return &bad
 	}
 	rel := &task.Release{Spec: m.Spec, Manifest: d.Manifest, Mode: t.Mode, Terms: d.Terms, Weights: d.Weights, Squares: d.Squares}
 	if t.Mode == params.SumKey {
@@ -260,11 +317,15 @@ func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Mani
 		to := task.Addressee{Spec: m.Spec, Manifest: d.Manifest, Client: e.Client}
 		sealed, err := envelope.Seal(replies[i], envelope.Release, to.Canonical(), message)
 		if err != nil {
-			return err
+			bad.add(e.Client, err)
+			continue
 		}
 		if err := w.Put(bucketRelease, m.Spec.String()+"/"+e.Client, sealed); err != nil {
 			return err
 		}
+	}
+	if len(bad) > 0 {
+		return &bad
 	}
 	return nil
 }
@@ -274,8 +335,17 @@ func (s *Service) reply(r storage.Reader, x *round, known int64) (*pb.DecisionRe
 	if x.Decision == nil {
 		return &pb.DecisionReply{}, nil
 	}
-	p, err := s.proof(r, x.Record, known)
-	return &pb.DecisionReply{Decision: &pb.Signed{Object: x.Decision, Signature: x.Signature}, KeysDestroyed: x.Destroyed, Proof: p}, err
+	out := &pb.DecisionReply{
+		Decision: &pb.Signed{Object: x.Decision, Signature: x.Signature}, KeysDestroyed: x.Destroyed, Missing: x.Missing,
+	}
+	if x.Verdict != nil {
+		out.Verdict = &pb.Signed{Object: x.Verdict, Signature: x.VerdictBy}
+	}
+	var err error
+	if out.Proof, err = s.proof(r, x.Record, known); err == nil && x.DestroyedRecord > 0 {
+		out.Destroyed, err = s.proof(r, x.DestroyedRecord, known)
+	}
+	return out, err
 }
 
 // GetDecision returns what was decided, if anything was.
@@ -289,7 +359,7 @@ func (s *Service) GetDecision(ctx context.Context, in *pb.SpecId) (out *pb.Decis
 		if err != nil {
 			return err
 		}
-		out, err = s.reply(r, x, 0)
+		out, err = s.reply(r, x, in.KnownSize)
 		return err
 	})
 }
@@ -395,7 +465,10 @@ func (s *Service) CloseRound(ctx context.Context, in *pb.Signed) (*pb.Empty, err
 		case x.Result != nil:
 			return fmt.Errorf("round %d of %s has another result: %w", x.Round, x.Task, errs.ErrDecided)
 		}
-		x.Result = object.Bytes
+		x.Result, x.Closed = object.Bytes, s.c.Now()
+		if err := s.compareReports(w, result.Spec, x); err != nil {
+			return err
+		}
 		if err := putRound(w, result.Spec, x); err != nil {
 			return err
 		}

@@ -13,6 +13,9 @@ package kms
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/task"
@@ -47,14 +50,56 @@ func (g Gate) Feasible(t *task.Task) error {
 	return nil
 }
 
+// Facts are what the key service itself knows of a round's clients, whatever the
+// aggregator says.
+type Facts struct {
+	Deposits  []task.Deposit // all that were made; a client may have made several
+	Announced []string       // clients that announced themselves
+	Excluded  []string       // clients that the key service refused by name
+}
+
+// willing are the clients that announced themselves or deposited, and were not
+// refused: those that a set may leave out a few of only.
+func (f *Facts) willing() map[string]bool {
+	out := map[string]bool{}
+	for _, c := range f.Announced {
+		out[c] = true
+	}
+	for _, d := range f.Deposits {
+		out[d.Client] = true
+	}
+	for _, c := range f.Excluded {
+		delete(out, c)
+	}
+	return out
+}
+
+// Missing lists the willing clients that a set leaves out, ascending.
+func (f *Facts) Missing(m *task.Manifest) []string {
+	left := f.willing()
+	for _, e := range m.Entries {
+		delete(left, e.Client)
+	}
+	return slices.Sorted(maps.Keys(left))
+}
+
+// mayMiss is how many of n willing clients a set may leave out: the task's share
+// of them, and one in any case, so that no single client can block every round.
+// A task whose fraction is 1 wants everybody.
+func mayMiss(t *task.Task, n int) int {
+	if t.Permille >= 1000 {
+		return 0
+	}
+	return max(1, n*int(1000-t.Permille)/1000)
+}
+
 // Check returns ErrManifest, saying which condition fails, unless the set may
-// be opened: its size lies between the floors and n_max, it holds at least the
-// task's fraction of the clients that deposited and at most the cap of every
-// organisation, each of its clients is enrolled, occurs once and made the
-// deposit that its entry names, and all started from the specification's
-// model. deposits are all that were made in the round; a client may have made
-// several.
-func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m *task.Manifest) error {
+// be opened: its size lies between the floors and n_max; it leaves out at most
+// the task's share of the clients that announced themselves; it has at most the
+// cap of every organisation; and each of its clients is enrolled, occurs once,
+// made the deposit that its entry names, weight included, and started from the
+// specification's model.
+func (g Gate) Check(t *task.Task, s *task.RoundSpec, facts *Facts, m *task.Manifest) error {
 	if err := s.Follows(t); err != nil {
 		return err
 	}
@@ -66,14 +111,11 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m 
 	if m.Spec != spec {
 		return refuse("it is of another specification")
 	}
-	made := make(map[task.Deposit]bool, len(deposits))
-	depositors := map[string]bool{}
-	for _, d := range deposits {
-		if d.Spec != spec {
-			continue
+	made := make(map[task.Deposit]bool, len(facts.Deposits))
+	for _, d := range facts.Deposits {
+		if d.Spec == spec {
+			made[d] = true
 		}
-		made[d] = true
-		depositors[d.Client] = true
 	}
 	n := len(m.Entries)
 	if least := g.Smallest(t); n < int(least) {
@@ -82,8 +124,10 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m 
 	if n > int(t.MaxClients) {
 		return refuse("%d clients, at most %d are allowed", n, t.MaxClients)
 	}
-	if n*1000 < int(t.Permille)*len(depositors) {
-		return refuse("%d of %d clients that deposited, at least %d in 1000 are needed", n, len(depositors), t.Permille)
+	willing, missing := len(facts.willing()), facts.Missing(m)
+	if most := mayMiss(t, willing); len(missing) > most {
+		return refuse("%d of %d clients that announced themselves are missing (%s), at most %d may be",
+			len(missing), willing, some(missing), most)
 	}
 	organisations := map[string]uint32{}
 	for i, e := range m.Entries {
@@ -94,14 +138,20 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m 
 		if !ok {
 			return refuse("client %q is not enrolled", e.Client)
 		}
+		if slices.Contains(facts.Excluded, e.Client) {
+			return refuse("client %q was refused in this round", e.Client)
+		}
 		if e.ModelDigest != s.ModelDigest {
 			return refuse("client %q started from another model", e.Client)
 		}
-		if !made[task.Deposit{Spec: spec, Client: e.Client, ModelDigest: e.ModelDigest, Root: e.Root}] {
-			return refuse("client %q made no deposit for this contribution", e.Client)
-		}
 		if e.Weight < 1 || e.Weight > uint32(shape.Scheme.Weight) {
 			return refuse("weight %d of client %q, 1 to %d are allowed", e.Weight, e.Client, shape.Scheme.Weight)
+		}
+		d := task.Deposit{Spec: spec, Client: e.Client, ModelDigest: e.ModelDigest, Root: e.Root, Weight: e.Weight}
+		before := d
+		before.Weight = 0 // of version 1, which states none
+		if !made[d] && (!made[before] || shape.Scheme.Weight != 1) {
+			return refuse("client %q made no deposit for this contribution with weight %d", e.Client, e.Weight)
 		}
 		organisations[member.Organisation]++
 		if t.PerOrganisation > 0 && organisations[member.Organisation] > t.PerOrganisation {
@@ -111,6 +161,15 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m 
 	return nil
 }
 
+// some names the first few of many.
+func some(names []string) string {
+	const few = 8
+	if len(names) > few {
+		return strings.Join(names[:few], ", ") + fmt.Sprintf(" and %d more", len(names)-few)
+	}
+	return strings.Join(names, ", ")
+}
+
 func refuse(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errs.ErrManifest)...)
 }
@@ -118,7 +177,7 @@ func refuse(format string, args ...any) error {
 // Decide is what the key service answers to a manifest, given what it decided
 // before (nil: nothing). The same set again gets the same decision; any other,
 // and any set after an abort, is ErrDecided for ever.
-func (g Gate) Decide(before *task.Decision, t *task.Task, s *task.RoundSpec, deposits []task.Deposit, m *task.Manifest) (*task.Decision, error) {
+func (g Gate) Decide(before *task.Decision, t *task.Task, s *task.RoundSpec, facts *Facts, m *task.Manifest) (*task.Decision, error) {
 	digest := task.DigestOf(m)
 	if before != nil {
 		if before.Outcome == task.Released && before.Manifest == digest {
@@ -126,7 +185,7 @@ func (g Gate) Decide(before *task.Decision, t *task.Task, s *task.RoundSpec, dep
 		}
 		return nil, fmt.Errorf("the round is %v: %w", before.Outcome, errs.ErrDecided)
 	}
-	if err := g.Check(t, s, deposits, m); err != nil {
+	if err := g.Check(t, s, facts, m); err != nil {
 		return nil, err
 	}
 	d := &task.Decision{Spec: m.Spec, Outcome: task.Released, Manifest: digest}

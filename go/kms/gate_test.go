@@ -14,10 +14,10 @@ import (
 
 // stage is one round with everything the gate looks at; a test changes it.
 type stage struct {
-	gate     kms.Gate
-	task     *task.Task
-	spec     *task.RoundSpec
-	deposits []task.Deposit
+	gate kms.Gate
+	task *task.Task
+	spec *task.RoundSpec
+	kms.Facts
 	manifest *task.Manifest
 }
 
@@ -47,7 +47,7 @@ func newStage(t *testing.T, mode params.Mode) *stage {
 	x.manifest = &task.Manifest{Spec: task.DigestOf(x.spec)}
 	for i, m := range x.task.Members {
 		root := task.Digest{byte(i), 7}
-		x.deposits = append(x.deposits, task.Deposit{Spec: x.manifest.Spec, Client: m.Name, ModelDigest: x.spec.ModelDigest, Root: root})
+		x.Deposits = append(x.Deposits, task.Deposit{Spec: x.manifest.Spec, Client: m.Name, ModelDigest: x.spec.ModelDigest, Root: root, Weight: 1})
 		if i < 9 {
 			x.manifest.Entries = append(x.manifest.Entries, task.Entry{Client: m.Name, Root: root, ModelDigest: x.spec.ModelDigest, Weight: 1})
 		}
@@ -63,8 +63,8 @@ func (x *stage) retask(change func(*task.Task)) {
 	change(x.task)
 	x.spec.Task = task.DigestOf(x.task)
 	x.manifest.Spec = task.DigestOf(x.spec)
-	for i := range x.deposits {
-		x.deposits[i].Spec = x.manifest.Spec
+	for i := range x.Deposits {
+		x.Deposits[i].Spec = x.manifest.Spec
 	}
 }
 
@@ -78,30 +78,30 @@ func TestTheGate(t *testing.T) {
 		{"exactly the fraction", func(x *stage) { x.manifest.Entries = x.manifest.Entries[:8] }, ""},
 		{"below the fraction", func(x *stage) { x.manifest.Entries = x.manifest.Entries[:7] }, "7 of 10 clients that deposited"},
 		{"several deposits of a client count once", func(x *stage) {
-			d := x.deposits[9]
+			d := x.Deposits[9]
 			for i := range 3 {
 				d.Root = task.Digest{99, byte(i)}
-				x.deposits = append(x.deposits, d)
+				x.Deposits = append(x.Deposits, d)
 			}
 			x.manifest.Entries = x.manifest.Entries[:8]
 		}, ""},
 		{"deposits of another round do not count", func(x *stage) {
-			x.deposits = x.deposits[:3]
+			x.Deposits = x.Deposits[:3]
 			for i := range 7 {
-				x.deposits = append(x.deposits, task.Deposit{Client: fmt.Sprintf("c%d", i+3), Spec: task.Digest{9}})
+				x.Deposits = append(x.Deposits, task.Deposit{Client: fmt.Sprintf("c%d", i+3), Spec: task.Digest{9}})
 			}
 			x.manifest.Entries = x.manifest.Entries[:3]
 		}, ""},
-		{"the floor", func(x *stage) { x.deposits, x.manifest.Entries = x.deposits[:3], x.manifest.Entries[:3] }, ""},
-		{"below the floor", func(x *stage) { x.deposits, x.manifest.Entries = x.deposits[:2], x.manifest.Entries[:2] }, "2 clients, at least 3"},
-		{"no clients", func(x *stage) { x.deposits, x.manifest.Entries = nil, nil }, "0 clients, at least 3"},
+		{"the floor", func(x *stage) { x.Deposits, x.manifest.Entries = x.Deposits[:3], x.manifest.Entries[:3] }, ""},
+		{"below the floor", func(x *stage) { x.Deposits, x.manifest.Entries = x.Deposits[:2], x.manifest.Entries[:2] }, "2 clients, at least 3"},
+		{"no clients", func(x *stage) { x.Deposits, x.manifest.Entries = nil, nil }, "0 clients, at least 3"},
 		{"the task's floor is the task's", func(x *stage) {
 			x.retask(func(t *task.Task) { t.MinCohort = 10 })
 		}, "9 clients, at least 10"},
 		{"no configuration goes below two", func(x *stage) {
 			x.gate.Floor = 0
 			x.retask(func(t *task.Task) { t.MinCohort = 2 })
-			x.deposits, x.manifest.Entries = x.deposits[:1], x.manifest.Entries[:1]
+			x.Deposits, x.manifest.Entries = x.Deposits[:1], x.manifest.Entries[:1]
 		}, "1 clients, at least 2"},
 		{"above n_max", func(x *stage) {
 			x.retask(func(t *task.Task) { t.MaxClients = 8 })
@@ -116,10 +116,10 @@ func TestTheGate(t *testing.T) {
 		{"all from one model, but not the round's", func(x *stage) {
 			for i := range x.manifest.Entries {
 				x.manifest.Entries[i].ModelDigest = task.Digest{8}
-				x.deposits[i].ModelDigest = task.Digest{8}
+				x.Deposits[i].ModelDigest = task.Digest{8}
 			}
 		}, "started from another model"},
-		{"no deposit", func(x *stage) { x.deposits = x.deposits[1:] }, `"c0" made no deposit`},
+		{"no deposit", func(x *stage) { x.Deposits = x.Deposits[1:] }, `"c0" made no deposit`},
 		{"deposit of another root", func(x *stage) { x.manifest.Entries[3].Root = task.Digest{55} }, `"c3" made no deposit`},
 		{"another client's deposit", func(x *stage) { x.manifest.Entries[3].Root = x.manifest.Entries[2].Root }, `"c3" made no deposit`},
 		{"weight 0", func(x *stage) { x.manifest.Entries[3].Weight = 0 }, "weight 0"},
@@ -135,7 +135,7 @@ func TestTheGate(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			s := newStage(t, params.SumKey)
 			x.change(s)
-			d, err := s.gate.Decide(nil, s.task, s.spec, s.deposits, s.manifest)
+			d, err := s.gate.Decide(nil, s.task, s.spec, &s.Facts, s.manifest)
 			if x.words == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -166,7 +166,7 @@ func TestASpecificationThatWidensTheTaskIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			x := newStage(t, params.SumKey)
 			change(x.spec)
-			if _, err := x.gate.Decide(nil, x.task, x.spec, x.deposits, x.manifest); !errors.Is(err, errs.ErrSpec) {
+			if _, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrSpec) {
 				t.Fatal(err)
 			}
 		})
@@ -178,28 +178,28 @@ func TestPublicWeightsAreSummedInSharedKey(t *testing.T) {
 	for i := range x.manifest.Entries {
 		x.manifest.Entries[i].Weight = uint32(i + 1)
 	}
-	d, err := x.gate.Decide(nil, x.task, x.spec, x.deposits, x.manifest)
+	d, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest)
 	if err != nil || d.Terms != 9 || d.Weights != 45 || d.Squares != 285 {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	x.manifest.Entries[8].Weight = 10
-	if _, err := x.gate.Decide(nil, x.task, x.spec, x.deposits, x.manifest); !errors.Is(err, errs.ErrManifest) {
+	if _, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrManifest) {
 		t.Fatal(err)
 	}
 }
 
 func TestDecisionsAreFinal(t *testing.T) {
 	x := newStage(t, params.SumKey)
-	released, err := x.gate.Decide(nil, x.task, x.spec, x.deposits, x.manifest)
+	released, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := x.gate.Decide(released, x.task, x.spec, x.deposits, x.manifest)
+	again, err := x.gate.Decide(released, x.task, x.spec, &x.Facts, x.manifest)
 	if err != nil || task.DigestOf(again) != task.DigestOf(released) {
 		t.Fatalf("the same set again: %v", err)
 	}
 	other := &task.Manifest{Spec: x.manifest.Spec, Entries: x.manifest.Entries[:8]}
-	if _, err := x.gate.Decide(released, x.task, x.spec, x.deposits, other); !errors.Is(err, errs.ErrDecided) {
+	if _, err := x.gate.Decide(released, x.task, x.spec, &x.Facts, other); !errors.Is(err, errs.ErrDecided) {
 		t.Fatalf("a second set: %v", err)
 	}
 	if _, err := x.gate.Abort(released, x.manifest.Spec, "late"); !errors.Is(err, errs.ErrDecided) {
@@ -209,7 +209,7 @@ func TestDecisionsAreFinal(t *testing.T) {
 	if err != nil || aborted.Outcome != task.Aborted {
 		t.Fatal(err)
 	}
-	if _, err := x.gate.Decide(aborted, x.task, x.spec, x.deposits, x.manifest); !errors.Is(err, errs.ErrDecided) {
+	if _, err := x.gate.Decide(aborted, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrDecided) {
 		t.Fatalf("release after abort: %v", err)
 	}
 	if twice, err := x.gate.Abort(aborted, x.manifest.Spec, "another reason"); err != nil || twice.Reason != "below the floor" {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -37,6 +39,27 @@ func (s *Service) OpenRound(ctx context.Context, in *pb.OpenRequest) (out *pb.Sp
 	if err != nil {
 		return nil, err
 	}
+	deadline := time.NewTimer(maxWait / 2)
+	defer deadline.Stop()
+	for {
+		rung := s.reported.wait()
+		out, err = s.openRound(ctx, caller, in, model)
+		if !errors.Is(err, errs.ErrPending) {
+			return out, err
+		}
+		select {
+		case <-rung:
+		case <-deadline.C:
+			return nil, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *Service) openRound(
+	ctx context.Context, caller identity.Identity, in *pb.OpenRequest, model task.Digest,
+) (out *pb.SpecReply, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
@@ -54,11 +77,11 @@ func (s *Service) OpenRound(ctx context.Context, in *pb.OpenRequest) (out *pb.Sp
 			out = reply
 			return nil
 		}
-		kind, step, err := s.follows(w, t, in.Round, model)
+		next, err := s.follows(w, t, in.Round, model)
 		if err != nil {
 			return err
 		}
-		if out, err = s.newSpec(t, in.Round, kind, step, model); err != nil {
+		if out, err = s.newSpec(t, in.Round, next, model); err != nil {
 			return err
 		}
 		spec := unsigned(out.Spec).Digest()
@@ -77,54 +100,87 @@ func (s *Service) OpenRound(ctx context.Context, in *pb.OpenRequest) (out *pb.Sp
 	return out, err
 }
 
+// place is where a round stands in its task: what it sums, how many updates were
+// published before it, and how many were released.
+type place struct {
+	kind        task.Kind
+	step, spent uint32
+}
+
 // follows says whether round n of a task may be opened for a model: the one
-// before has ended, and the model is what it led to. It returns what the round
-// sums, and how many updates were published before it.
-func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.Digest) (kind task.Kind, step uint32, err error) {
+// before has ended, and the model is what it led to. It returns ErrPending while
+// the cohort of the one before is still reporting what it opened.
+func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.Digest) (place, error) {
 	if n >= task.MaxRounds {
-		return 0, 0, fmt.Errorf("round %d: %w", n, errs.ErrTaskEnded)
+		return place{}, fmt.Errorf("round %d: %w", n, errs.ErrTaskEnded)
 	}
-	want, kind := t.InitialModel, t.Ranges.First()
+	want, at := t.InitialModel, place{kind: t.Ranges.First()}
 	if n > 0 {
-		before, reply, err := specOf(r, task.DigestOf(t).String(), n-1)
-		if err != nil {
-			return 0, 0, err
-		}
-		if reply == nil {
-			return 0, 0, fmt.Errorf("round %d of %s before round %d: %w", n, t.Name, n-1, errs.ErrState)
-		}
-		x, err := roundOf(r, task.DigestOf(before))
-		if err != nil {
-			return 0, 0, err
-		}
-		d, err := x.decision()
-		switch {
-		case err != nil:
-			return 0, 0, err
-		case d == nil:
-			return 0, 0, fmt.Errorf("round %d of %s is open: %w", n-1, t.Name, errs.ErrState)
-		case d.Outcome == task.Aborted:
-			want, kind, step = before.ModelDigest, before.Kind, before.Step
-		case x.Result == nil:
-			return 0, 0, fmt.Errorf("round %d of %s has no result yet: %w", n-1, t.Name, errs.ErrState)
-		default:
-			want = task.NextModel(before.ModelDigest, task.DigestOf(before), sha256.Sum256(x.Result))
-			kind, step = t.Ranges.Next(before.Kind), before.Kind.Steps(before.Step)
+		var err error
+		if want, at, err = s.after(r, t, n-1, model); err != nil {
+			return place{}, err
 		}
 	}
 	if model != want {
-		return 0, 0, fmt.Errorf("round %d of %s starts from model %s, not %s: %w", n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
+		return place{}, fmt.Errorf("round %d of %s starts from model %s, not %s: %w", n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
 	}
-	if step >= t.Rounds {
-		return 0, 0, fmt.Errorf("%s has published its %d updates: %w", t.Name, t.Rounds, errs.ErrTaskEnded)
+	if at.step >= t.Rounds {
+		return place{}, fmt.Errorf("%s has published its %d updates: %w", t.Name, t.Rounds, errs.ErrTaskEnded)
 	}
-	return kind, step, nil
+	return at, nil
+}
+
+// after is the model that round n led to, and the place of the round after it. It
+// returns ErrFailed to whoever asks for the model of a sum that did not open.
+func (s *Service) after(r storage.Reader, t *task.Task, n uint32, asked task.Digest) (model task.Digest, at place, err error) {
+	before, reply, err := specOf(r, task.DigestOf(t).String(), n)
+	if err != nil {
+		return model, at, err
+	}
+	if reply == nil {
+		return model, at, fmt.Errorf("round %d of %s before round %d: %w", n+1, t.Name, n, errs.ErrState)
+	}
+	spec := task.DigestOf(before)
+	x, err := roundOf(r, spec)
+	if err != nil {
+		return model, at, err
+	}
+	d, err := x.decision()
+	if err != nil {
+		return model, at, err
+	}
+	if x.Lost != "" {
+		return model, at, fmt.Errorf("round %d of %s: %s: %w", n, t.Name, x.Lost, errs.ErrLost)
+	}
+	if d == nil {
+		return model, at, fmt.Errorf("round %d of %s is open: %w", n, t.Name, errs.ErrState)
+	}
+	again := place{kind: before.Kind, step: before.Step, spent: before.Spent}
+	if d.Outcome == task.Aborted {
+		return before.ModelDigest, again, nil
+	}
+	if before.Kind == task.KindValues {
+		again.spent++
+	}
+	opening, result, err := s.settled(r, spec, x)
+	if err != nil {
+		return model, at, err
+	}
+	next := task.NextModel(before.ModelDigest, spec, result)
+	if opening == task.NotOpened {
+		if asked == task.NextModel(before.ModelDigest, spec, sha256.Sum256(x.Result)) {
+			err = fmt.Errorf("round %d of %s: %w", n, t.Name, errs.ErrFailed)
+		}
+		return before.ModelDigest, again, err
+	}
+	at = place{kind: t.Ranges.Next(before.Kind), step: before.Kind.Steps(before.Step), spent: again.spent}
+	return next, at, nil
 }
 
 // newSpec draws a round's keys, stores them wrapped, and signs the
 // specification that names their public halves.
-func (s *Service) newSpec(t *task.Task, n uint32, kind task.Kind, step uint32, model task.Digest) (*pb.SpecReply, error) {
-	shape, err := t.Shape(kind)
+func (s *Service) newSpec(t *task.Task, n uint32, at place, model task.Digest) (*pb.SpecReply, error) {
+	shape, err := t.Shape(at.kind)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +190,7 @@ func (s *Service) newSpec(t *task.Task, n uint32, kind task.Kind, step uint32, m
 		return nil, err
 	}
 	spec := &task.RoundSpec{
-		Task: task.DigestOf(t), Round: n, Kind: kind, Step: step, ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
+		Task: task.DigestOf(t), Round: n, Kind: at.kind, Step: at.step, Spent: at.spent, ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
 		Lanes: uint32(scheme.Lanes), LogDelta: uint32(scheme.LogDelta), HPKE: deposits.Public(),
 	}
 	if _, err := rand.Read(spec.Nonce[:]); err != nil {
@@ -254,8 +310,11 @@ func (s *Service) Deposit(ctx context.Context, in *pb.DepositRequest) (*pb.Signe
 	if d.Client != caller.Name {
 		return nil, fmt.Errorf("a deposit of %s sent by %s: %w", d.Client, caller.Name, errs.ErrDenied)
 	}
+	if err := checkDepositSize(in); err != nil {
+		return nil, err
+	}
 	if err := envelope.CheckPublic(in.ReplyKey); err != nil {
-		return nil, fmt.Errorf("reply key: %w", err)
+		return nil, fmt.Errorf("reply key: %v: %w", err, errs.ErrDeposit)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,8 +330,9 @@ func (s *Service) Deposit(ctx context.Context, in *pb.DepositRequest) (*pb.Signe
 		if err := enrolled(ctx, t); err != nil {
 			return err
 		}
-		if err := s.takes(w, t, x, d, in); err != nil {
-			return err
+		again, err := s.takes(w, t, x, d, in)
+		if err != nil || again {
+			return err // what stands is never written again
 		}
 		if x.Deposited.IsZero() {
 			x.Deposited = s.c.Now()
@@ -289,25 +349,43 @@ func (s *Service) Deposit(ctx context.Context, in *pb.DepositRequest) (*pb.Signe
 }
 
 // takes says whether a deposit may be stored.
-func (s *Service) takes(r storage.Reader, t *task.Task, x *round, d *task.Deposit, in *pb.DepositRequest) error {
+func (s *Service) takes(
+	r storage.Reader, t *task.Task, x *round, d *task.Deposit, in *pb.DepositRequest,
+) (again bool, err error) {
 	var old pb.DepositRequest
-	again, err := getProto(r, bucketDeposit, depositKey(d.Spec, d.Client, d.Root), &old)
-	if err != nil {
-		return err
+	if again, err = getProto(r, bucketDeposit, depositKey(d.Spec, d.Client, d.Root), &old); err != nil {
+		return false, err
 	}
 	if again {
 		// After a decision the sealed key is gone; the receipt still stands.
-		if x.Decision != nil || proto.Equal(&old, in) {
-			return nil
+		if string(old.Deposit) == string(in.Deposit) && (x.Decision != nil || proto.Equal(&old, in)) {
+			return true, nil
 		}
-		return fmt.Errorf("another key was deposited for the same contribution: %w", errs.ErrDeposit)
+		return false, fmt.Errorf("another key was deposited for the same contribution: %w", errs.ErrDeposit)
 	}
-	if decided, err := x.decision(); err != nil {
+	return false, s.acceptable(r, t, x, d, in)
+}
+
+// undecided refuses what comes after a round's decision.
+func (x *round) undecided() error {
+	decided, err := x.decision()
+	switch {
+	case err != nil:
 		return err
-	} else if decided != nil && decided.Outcome == task.Aborted {
+	case x.Lost != "":
+		return fmt.Errorf("round %d of %s: %s: %w", x.Round, x.Task, x.Lost, errs.ErrLost)
+	case decided != nil && decided.Outcome == task.Aborted:
 		return fmt.Errorf("%s: %w", decided.Reason, errs.ErrAborted)
-	} else if decided != nil {
-		return fmt.Errorf("round %d of %s: %w", x.Round, t.Name, errs.ErrNotInCohort)
+	case decided != nil:
+		return fmt.Errorf("round %d of %s: %w", x.Round, x.Task, errs.ErrNotInCohort)
+	}
+	return nil
+}
+
+// acceptable says whether a new deposit may be stored.
+func (s *Service) acceptable(r storage.Reader, t *task.Task, x *round, d *task.Deposit, in *pb.DepositRequest) error {
+	if err := x.undecided(); err != nil {
+		return err
 	}
 	spec, _, err := specOf(r, x.TaskDigest, x.Round)
 	if err != nil {
@@ -315,6 +393,13 @@ func (s *Service) takes(r storage.Reader, t *task.Task, x *round, d *task.Deposi
 	}
 	if d.ModelDigest != spec.ModelDigest {
 		return fmt.Errorf("round %d starts from model %s, the deposit from %s: %w", x.Round, spec.ModelDigest.Short(), d.ModelDigest.Short(), errs.ErrModelMismatch)
+	}
+	shape, err := t.Shape(spec.Kind)
+	if err != nil {
+		return err
+	}
+	if most := uint32(shape.Scheme.Weight); d.Weight > most || (d.Weight == 0 && most != 1) {
+		return fmt.Errorf("a deposit with weight %d, 1 to %d are allowed: %w", d.Weight, most, errs.ErrWeight)
 	}
 	n := 0
 	if err := r.List(bucketDeposit, d.Spec.String()+"/"+d.Client+"/", func(string, []byte) error { n++; return nil }); err != nil {
@@ -350,9 +435,11 @@ func openDeposit(k *envelope.Key, t *task.Task, in *pb.DepositRequest) (seed ckk
 	return seed, nil
 }
 
-// depositsOf lists what was deposited in a round.
-func depositsOf(r storage.Reader, spec task.Digest) (out []task.Deposit, err error) {
-	return out, r.List(bucketDeposit, spec.String()+"/", func(_ string, b []byte) error {
+// factsOf gathers what the key service knows of a round's clients.
+func factsOf(r storage.Reader, spec task.Digest, x *round) (*Facts, error) {
+	f := &Facts{Excluded: x.Excluded}
+	prefix := spec.String() + "/"
+	if err := r.List(bucketDeposit, prefix, func(_ string, b []byte) error {
 		var in pb.DepositRequest
 		if err := proto.Unmarshal(b, &in); err != nil {
 			return fmt.Errorf("a deposit: %w", errs.ErrStorage)
@@ -361,7 +448,13 @@ func depositsOf(r storage.Reader, spec task.Digest) (out []task.Deposit, err err
 		if err != nil {
 			return err
 		}
-		out = append(out, *d)
+		f.Deposits = append(f.Deposits, *d)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	return f, r.List(bucketAnnounced, prefix, func(key string, _ []byte) error {
+		f.Announced = append(f.Announced, key[len(prefix):])
 		return nil
 	})
 }

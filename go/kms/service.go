@@ -48,8 +48,11 @@ type Config struct {
 	// RoundLife is how long a round may stay undecided after its first
 	// deposit, beyond the task's own deadline.
 	RoundLife time.Duration
-	Log       *slog.Logger
-	Now       func() time.Time
+	// VerdictWait is how long the next round waits for the reports of a
+	// published round's cohort; half a minute when zero.
+	VerdictWait time.Duration
+	Log         *slog.Logger
+	Now         func() time.Time
 }
 
 // Service is the key service. Its methods are those of pb.KeyServiceServer;
@@ -61,6 +64,8 @@ type Service struct {
 	vault  *vault
 	signer *audit.Signer
 	mu     sync.Mutex // one change at a time; reads go to the ledger's snapshots
+
+	reported bell // rung after every report and result
 }
 
 var _ pb.KeyServiceServer = (*Service)(nil)
@@ -69,6 +74,9 @@ var _ pb.KeyServiceServer = (*Service)(nil)
 func New(c Config) (*Service, error) {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.VerdictWait == 0 {
+		c.VerdictWait = defaultVerdictWait
 	}
 	if len(c.Admins) == 0 {
 		return nil, fmt.Errorf("no admin key is configured, so no task could ever be accepted: %w", errs.ErrConfig)
@@ -96,6 +104,8 @@ const (
 	bucketDeposit = "kms/deposit"
 	bucketRelease = "kms/release"
 	bucketReport  = "kms/report"
+	// bucketAnnounced has a row for every client that announced itself.
+	bucketAnnounced = "kms/announced"
 )
 
 // round is what the ledger holds of a round, by its specification's digest.
@@ -114,6 +124,23 @@ type round struct {
 	Result     []byte    `json:"result,omitempty"`
 	Destroyed  bool      `json:"destroyed"`
 	Refusals   int       `json:"refusals"`
+
+	DestroyedRecord int64     `json:"destroyed_record,omitempty"` // of it, in the audit log
+	Missing         []string  `json:"missing,omitempty"`          // announced, and not in the released set
+	Excluded        []string  `json:"excluded,omitempty"`         // refused by name
+	Closed          time.Time `json:"closed"`                     // when the result came
+	Verdict         []byte    `json:"verdict,omitempty"`
+	VerdictBy       []byte    `json:"verdict_signature,omitempty"`
+	VerdictRecord   int64     `json:"verdict_record,omitempty"`
+	Lost            string    `json:"lost,omitempty"` // why it can never be decided
+}
+
+// verdict is what the cohort's majority reported; nil while it has not.
+func (r *round) verdict() (*task.Verdict, error) {
+	if r.Verdict == nil {
+		return nil, nil
+	}
+	return task.ParseVerdict(r.Verdict)
 }
 
 func (r *round) decision() (*task.Decision, error) {

@@ -2,7 +2,6 @@ package kms
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,63 +15,6 @@ import (
 	"github.com/cryptflow/cryptflow/go/storage"
 	"github.com/cryptflow/cryptflow/go/task"
 )
-
-// ReportResult takes a client's word on which result it opened. Disagreement
-// is an alarm; when the whole cohort has reported, the round's keys go.
-func (s *Service) ReportResult(ctx context.Context, in *pb.ReportRequest) (*pb.Empty, error) {
-	caller, err := rpc.Caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := digest(in.Spec)
-	if err != nil {
-		return nil, err
-	}
-	reported, err := digest(in.Result)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &pb.Empty{}, s.c.Ledger.Update(ctx, func(w storage.Writer) error {
-		x, err := s.member(ctx, w, spec)
-		if err != nil {
-			return err
-		}
-		if x.Manifest == nil {
-			return fmt.Errorf("round %d of %s was not released: %w", x.Round, x.Task, errs.ErrState)
-		}
-		m, err := task.ParseManifest(x.Manifest)
-		if err != nil {
-			return err
-		}
-		if !contains(m, caller.Name) {
-			return fmt.Errorf("round %d of %s: %w", x.Round, x.Task, errs.ErrNotInCohort)
-		}
-		key := spec.String() + "/" + caller.Name
-		before, err := w.Get(bucketReport, key)
-		if err != nil || before != nil {
-			return err
-		}
-		if err := w.Put(bucketReport, key, reported[:]); err != nil {
-			return err
-		}
-		if x.Result != nil && sha256.Sum256(x.Result) != reported {
-			s.c.Log.Error("a client opened another result than the aggregator published", "task", x.Task, "round", x.Round, "client", caller.Name)
-			if _, err := s.record(w, audit.Record{Event: audit.Disagreement, Task: x.Task, Round: x.Round, Spec: spec.String(), By: caller.String(), Detail: reported.String()}); err != nil {
-				return err
-			}
-		}
-		n := 0
-		if err := w.List(bucketReport, spec.String()+"/", func(string, []byte) error { n++; return nil }); err != nil {
-			return err
-		}
-		if n < len(m.Entries) || x.Result == nil || x.Destroyed {
-			return nil
-		}
-		return s.destroy(w, spec, x, "the whole cohort has opened its sum")
-	})
-}
 
 // destroy drops a round's releases. Its other keys went with the decision.
 func (s *Service) destroy(w storage.Writer, spec task.Digest, x *round, why string) error {
@@ -91,14 +33,16 @@ func (s *Service) destroy(w storage.Writer, spec task.Digest, x *round, why stri
 		}
 	}
 	x.Destroyed = true
-	if err := putRound(w, spec, x); err != nil {
-		return err
-	}
 	if err := w.Delete(bucketOpen, spec.String()); err != nil {
 		return err
 	}
-	_, err := s.record(w, audit.Record{Event: audit.KeysDestroyed, Task: x.Task, Round: x.Round, Spec: spec.String(), Detail: why})
-	return err
+	var err error
+	if x.DestroyedRecord, err = s.record(w, audit.Record{
+		Event: audit.KeysDestroyed, Task: x.Task, Round: x.Round, Spec: spec.String(), Detail: why,
+	}); err != nil {
+		return err
+	}
+	return putRound(w, spec, x)
 }
 
 // Sweep does what time demands: releases end, rounds that nobody decided are

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,29 @@ func Caller(ctx context.Context) (identity.Identity, error) {
 // calls within a process.
 func WithCaller(ctx context.Context, id identity.Identity) context.Context {
 	return context.WithValue(ctx, callerKey{}, id)
+}
+
+type certificateKey struct{}
+
+// WithCertificate returns a context whose caller has a certificate, for tests.
+func WithCertificate(ctx context.Context, c *x509.Certificate) context.Context {
+	return context.WithValue(ctx, certificateKey{}, c)
+}
+
+// VerifyCaller reports ErrSignature unless the key of the caller's certificate
+// signed the bytes. It returns the certificate, in DER: whoever keeps it beside
+// the signature can show later who signed.
+func VerifyCaller(ctx context.Context, b, signature []byte) ([]byte, error) {
+	c, ok := ctx.Value(certificateKey{}).(*x509.Certificate)
+	if p, dialled := peer.FromContext(ctx); !ok && dialled {
+		if info, secure := p.AuthInfo.(credentials.TLSInfo); secure && len(info.State.PeerCertificates) > 0 {
+			c, ok = info.State.PeerCertificates[0], true
+		}
+	}
+	if !ok {
+		return nil, errs.ErrUnauthenticated
+	}
+	return c.Raw, identity.VerifyBy(c, b, signature)
 }
 
 // Observer is told of every call when it ends. code is "OK" or CF_….

@@ -51,6 +51,7 @@ func KeyTable() identity.Table {
 		keys + "GetTask":      {identity.Client, identity.Admin, identity.Aggregator},
 		keys + "OpenRound":    theSums,
 		keys + "GetSpec":      {identity.Client, identity.Aggregator},
+		keys + "Announce":     clients,
 		keys + "Deposit":      clients,
 		keys + "Decide":       theSums,
 		keys + "Abort":        {identity.Aggregator, identity.Admin},

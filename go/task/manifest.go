@@ -104,29 +104,55 @@ func ParseReceipt(b []byte) (*Receipt, error) {
 // Deposit names a contribution whose key was deposited. Its canonical bytes
 // are the associated data of the sealed key, and what the key service signs as
 // the deposit's receipt.
+//
+// Weight is the public integer weight that the client wants its contribution to
+// have, 1 in sum-key. The key service compares it with the manifest, so that no
+// aggregator chooses weights. It is 0 in a deposit of version 1, which states
+// none and is accepted where all weights are 1.
 type Deposit struct {
 	Spec        Digest
 	Client      string
 	ModelDigest Digest
 	Root        Digest
+	Weight      uint32
 }
 
-const tagDeposit = "cryptflow/v1/deposit"
+const (
+	tagDepositV1 = "cryptflow/v1/deposit"
+	tagDeposit   = "cryptflow/v2/deposit"
+)
 
 // Canonical bytes.
 func (d *Deposit) Canonical() []byte {
 	w := start(tagDeposit)
+	if d.Weight == 0 {
+		w = start(tagDepositV1)
+	}
 	w.fixed(d.Spec)
 	w.text(d.Client)
 	w.fixed(d.ModelDigest)
 	w.fixed(d.Root)
+	if d.Weight != 0 {
+		w.u32(d.Weight)
+	}
 	return w.b
 }
 
 // ParseDeposit is the strict inverse of Canonical.
 func ParseDeposit(b []byte) (*Deposit, error) {
+	if hasTag(b, tagDepositV1) {
+		r := open(b, tagDepositV1)
+		d := &Deposit{Spec: r.fixed(), Client: r.text(), ModelDigest: r.fixed(), Root: r.fixed()}
+		if err := r.close(); err != nil {
+			return nil, fmt.Errorf("deposit: %w", err)
+		}
+		return d, nil
+	}
 	r := open(b, tagDeposit)
-	d := &Deposit{r.fixed(), r.text(), r.fixed(), r.fixed()}
+	d := &Deposit{Spec: r.fixed(), Client: r.text(), ModelDigest: r.fixed(), Root: r.fixed(), Weight: r.u32()}
+	if d.Weight == 0 {
+		r.fail("a deposit without a weight")
+	}
 	if err := r.close(); err != nil {
 		return nil, fmt.Errorf("deposit: %w", err)
 	}

@@ -227,7 +227,8 @@ func (x *TaskName) GetName() string {
 
 type SpecId struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Spec          []byte                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"` // digest of the specification
+	Spec          []byte                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`                             // digest of the specification
+	KnownSize     int64                  `protobuf:"varint,2,opt,name=known_size,json=knownSize,proto3" json:"known_size,omitempty"` // of the log, from the last checkpoint the caller saw
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -267,6 +268,13 @@ func (x *SpecId) GetSpec() []byte {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *SpecId) GetKnownSize() int64 {
+	if x != nil {
+		return x.KnownSize
+	}
+	return 0
 }
 
 // ServiceInfo is what an admin pins in a task.
@@ -357,6 +365,8 @@ type RoundStatus struct {
 	DeadlineUnixMillis int64                  `protobuf:"varint,7,opt,name=deadline_unix_millis,json=deadlineUnixMillis,proto3" json:"deadline_unix_millis,omitempty"` // 0 before the first commit
 	Reason             string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`                                                      // of an abort
 	Cohort             uint32                 `protobuf:"varint,9,opt,name=cohort,proto3" json:"cohort,omitempty"`                                                     // clients of the sealed set
+	Missing            []string               `protobuf:"bytes,10,rep,name=missing,proto3" json:"missing,omitempty"`                                                   // announced, and not in the set
+	Failed             string                 `protobuf:"bytes,11,opt,name=failed,proto3" json:"failed,omitempty"`                                                     // why a published sum does not count
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -452,6 +462,20 @@ func (x *RoundStatus) GetCohort() uint32 {
 		return x.Cohort
 	}
 	return 0
+}
+
+func (x *RoundStatus) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *RoundStatus) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
 }
 
 type TaskStatus struct {
@@ -1190,6 +1214,50 @@ func (x *SpecReply) GetTagKey() []byte {
 	return nil
 }
 
+type AnnounceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Announcement  []byte                 `protobuf:"bytes,1,opt,name=announcement,proto3" json:"announcement,omitempty"` // canonical
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceRequest) Reset() {
+	*x = AnnounceRequest{}
+	mi := &file_cryptflow_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceRequest) ProtoMessage() {}
+
+func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cryptflow_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
+func (*AnnounceRequest) Descriptor() ([]byte, []int) {
+	return file_cryptflow_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AnnounceRequest) GetAnnouncement() []byte {
+	if x != nil {
+		return x.Announcement
+	}
+	return nil
+}
+
 type DepositRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Deposit       []byte                 `protobuf:"bytes,1,opt,name=deposit,proto3" json:"deposit,omitempty"`                   // canonical; associated data of the sealed key
@@ -1201,7 +1269,7 @@ type DepositRequest struct {
 
 func (x *DepositRequest) Reset() {
 	*x = DepositRequest{}
-	mi := &file_cryptflow_proto_msgTypes[18]
+	mi := &file_cryptflow_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1281,7 @@ func (x *DepositRequest) String() string {
 func (*DepositRequest) ProtoMessage() {}
 
 func (x *DepositRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[18]
+	mi := &file_cryptflow_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1294,7 @@ func (x *DepositRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DepositRequest.ProtoReflect.Descriptor instead.
 func (*DepositRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{18}
+	return file_cryptflow_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DepositRequest) GetDeposit() []byte {
@@ -1260,7 +1328,7 @@ type AbortRound struct {
 
 func (x *AbortRound) Reset() {
 	*x = AbortRound{}
-	mi := &file_cryptflow_proto_msgTypes[19]
+	mi := &file_cryptflow_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1340,7 @@ func (x *AbortRound) String() string {
 func (*AbortRound) ProtoMessage() {}
 
 func (x *AbortRound) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[19]
+	mi := &file_cryptflow_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1353,7 @@ func (x *AbortRound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRound.ProtoReflect.Descriptor instead.
 func (*AbortRound) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{19}
+	return file_cryptflow_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AbortRound) GetSpec() []byte {
@@ -1307,13 +1375,17 @@ type DecisionReply struct {
 	Decision      *Signed                `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"` // absent: undecided
 	KeysDestroyed bool                   `protobuf:"varint,2,opt,name=keys_destroyed,json=keysDestroyed,proto3" json:"keys_destroyed,omitempty"`
 	Proof         *Proof                 `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
+	Refused       []string               `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`     // clients without whom the set may be decided
+	Missing       []string               `protobuf:"bytes,5,rep,name=missing,proto3" json:"missing,omitempty"`     // clients that announced and are not in the set
+	Destroyed     *Proof                 `protobuf:"bytes,6,opt,name=destroyed,proto3" json:"destroyed,omitempty"` // that the release is gone
+	Verdict       *Signed                `protobuf:"bytes,7,opt,name=verdict,proto3" json:"verdict,omitempty"`     // of the cohort on what it opened; absent: not yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DecisionReply) Reset() {
 	*x = DecisionReply{}
-	mi := &file_cryptflow_proto_msgTypes[20]
+	mi := &file_cryptflow_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1397,7 @@ func (x *DecisionReply) String() string {
 func (*DecisionReply) ProtoMessage() {}
 
 func (x *DecisionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[20]
+	mi := &file_cryptflow_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1410,7 @@ func (x *DecisionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionReply.ProtoReflect.Descriptor instead.
 func (*DecisionReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{20}
+	return file_cryptflow_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DecisionReply) GetDecision() *Signed {
@@ -1362,6 +1434,34 @@ func (x *DecisionReply) GetProof() *Proof {
 	return nil
 }
 
+func (x *DecisionReply) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *DecisionReply) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *DecisionReply) GetDestroyed() *Proof {
+	if x != nil {
+		return x.Destroyed
+	}
+	return nil
+}
+
+func (x *DecisionReply) GetVerdict() *Signed {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
 type ReleaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          []byte                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -1372,7 +1472,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_cryptflow_proto_msgTypes[21]
+	mi := &file_cryptflow_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1484,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[21]
+	mi := &file_cryptflow_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1497,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{21}
+	return file_cryptflow_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReleaseRequest) GetSpec() []byte {
@@ -1426,7 +1526,7 @@ type ReleaseReply struct {
 
 func (x *ReleaseReply) Reset() {
 	*x = ReleaseReply{}
-	mi := &file_cryptflow_proto_msgTypes[22]
+	mi := &file_cryptflow_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1538,7 @@ func (x *ReleaseReply) String() string {
 func (*ReleaseReply) ProtoMessage() {}
 
 func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[22]
+	mi := &file_cryptflow_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1551,7 @@ func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseReply.ProtoReflect.Descriptor instead.
 func (*ReleaseReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{22}
+	return file_cryptflow_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseReply) GetDecision() *Signed {
@@ -1496,7 +1596,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_cryptflow_proto_msgTypes[23]
+	mi := &file_cryptflow_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1608,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[23]
+	mi := &file_cryptflow_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1621,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{23}
+	return file_cryptflow_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Proof) GetIndex() int64 {
@@ -1562,14 +1662,18 @@ func (x *Proof) GetConsistency() [][]byte {
 type ReportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          []byte                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
-	Result        []byte                 `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"` // digest of the result object
+	Result        []byte                 `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`                         // digest of the result object; empty with a report
+	Report        []byte                 `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`                         // canonical
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`                   // over it, by the key of the caller's certificate
+	Seconds       uint32                 `protobuf:"varint,5,opt,name=seconds,proto3" json:"seconds,omitempty"`                      // to wait for the verdict, at most
+	KnownSize     int64                  `protobuf:"varint,6,opt,name=known_size,json=knownSize,proto3" json:"known_size,omitempty"` // of the log
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_cryptflow_proto_msgTypes[24]
+	mi := &file_cryptflow_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1685,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[24]
+	mi := &file_cryptflow_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1698,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{24}
+	return file_cryptflow_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportRequest) GetSpec() []byte {
@@ -1611,6 +1715,86 @@ func (x *ReportRequest) GetResult() []byte {
 	return nil
 }
 
+func (x *ReportRequest) GetReport() []byte {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetSeconds() uint32 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetKnownSize() int64 {
+	if x != nil {
+		return x.KnownSize
+	}
+	return 0
+}
+
+type ReportReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verdict       *Signed                `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"` // absent: not enough clients have reported
+	Proof         *Proof                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReply) Reset() {
+	*x = ReportReply{}
+	mi := &file_cryptflow_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReply) ProtoMessage() {}
+
+func (x *ReportReply) ProtoReflect() protoreflect.Message {
+	mi := &file_cryptflow_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
+func (*ReportReply) Descriptor() ([]byte, []int) {
+	return file_cryptflow_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReportReply) GetVerdict() *Signed {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
+func (x *ReportReply) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 type AuditRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -1621,7 +1805,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_cryptflow_proto_msgTypes[25]
+	mi := &file_cryptflow_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1817,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[25]
+	mi := &file_cryptflow_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1830,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{25}
+	return file_cryptflow_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AuditRequest) GetFrom() int64 {
@@ -1674,7 +1858,7 @@ type AuditReply struct {
 
 func (x *AuditReply) Reset() {
 	*x = AuditReply{}
-	mi := &file_cryptflow_proto_msgTypes[26]
+	mi := &file_cryptflow_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1870,7 @@ func (x *AuditReply) String() string {
 func (*AuditReply) ProtoMessage() {}
 
 func (x *AuditReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[26]
+	mi := &file_cryptflow_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1883,7 @@ func (x *AuditReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditReply.ProtoReflect.Descriptor instead.
 func (*AuditReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{26}
+	return file_cryptflow_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AuditReply) GetRecords() [][]byte {
@@ -1733,9 +1917,11 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\"\a\n" +
 	"\x05Empty\"\x1e\n" +
 	"\bTaskName\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x1c\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\";\n" +
 	"\x06SpecId\x12\x12\n" +
-	"\x04spec\x18\x01 \x01(\fR\x04spec\"\x93\x01\n" +
+	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x1d\n" +
+	"\n" +
+	"known_size\x18\x02 \x01(\x03R\tknownSize\"\x93\x01\n" +
 	"\vServiceInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1f\n" +
@@ -1743,7 +1929,7 @@ const file_cryptflow_proto_rawDesc = "" +
 	"signingKey\x12\x14\n" +
 	"\x05floor\x18\x04 \x01(\rR\x05floor\x12\x1f\n" +
 	"\vunix_millis\x18\x05 \x01(\x03R\n" +
-	"unixMillis\"\xa2\x02\n" +
+	"unixMillis\"\xd4\x02\n" +
 	"\vRoundStatus\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.cryptflow.v1.RoundStateR\x05state\x12\x12\n" +
@@ -1754,7 +1940,10 @@ const file_cryptflow_proto_rawDesc = "" +
 	"min_cohort\x18\x06 \x01(\rR\tminCohort\x120\n" +
 	"\x14deadline_unix_millis\x18\a \x01(\x03R\x12deadlineUnixMillis\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x16\n" +
-	"\x06cohort\x18\t \x01(\rR\x06cohort\"\xb8\x01\n" +
+	"\x06cohort\x18\t \x01(\rR\x06cohort\x12\x18\n" +
+	"\amissing\x18\n" +
+	" \x03(\tR\amissing\x12\x16\n" +
+	"\x06failed\x18\v \x01(\tR\x06failed\"\xb8\x01\n" +
 	"\n" +
 	"TaskStatus\x12(\n" +
 	"\x04task\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\x04task\x12\x1b\n" +
@@ -1807,7 +1996,9 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\x04spec\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x17\n" +
-	"\atag_key\x18\x03 \x01(\fR\x06tagKey\"_\n" +
+	"\atag_key\x18\x03 \x01(\fR\x06tagKey\"5\n" +
+	"\x0fAnnounceRequest\x12\"\n" +
+	"\fannouncement\x18\x01 \x01(\fR\fannouncement\"_\n" +
 	"\x0eDepositRequest\x12\x18\n" +
 	"\adeposit\x18\x01 \x01(\fR\adeposit\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x1b\n" +
@@ -1815,11 +2006,15 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\n" +
 	"AbortRound\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x93\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xaa\x02\n" +
 	"\rDecisionReply\x120\n" +
 	"\bdecision\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\bdecision\x12%\n" +
 	"\x0ekeys_destroyed\x18\x02 \x01(\bR\rkeysDestroyed\x12)\n" +
-	"\x05proof\x18\x03 \x01(\v2\x13.cryptflow.v1.ProofR\x05proof\"C\n" +
+	"\x05proof\x18\x03 \x01(\v2\x13.cryptflow.v1.ProofR\x05proof\x12\x18\n" +
+	"\arefused\x18\x04 \x03(\tR\arefused\x12\x18\n" +
+	"\amissing\x18\x05 \x03(\tR\amissing\x121\n" +
+	"\tdestroyed\x18\x06 \x01(\v2\x13.cryptflow.v1.ProofR\tdestroyed\x12.\n" +
+	"\averdict\x18\a \x01(\v2\x14.cryptflow.v1.SignedR\averdict\"C\n" +
 	"\x0eReleaseRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x1d\n" +
 	"\n" +
@@ -1836,10 +2031,18 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x04 \x01(\tR\n" +
 	"checkpoint\x12 \n" +
-	"\vconsistency\x18\x05 \x03(\fR\vconsistency\";\n" +
+	"\vconsistency\x18\x05 \x03(\fR\vconsistency\"\xaa\x01\n" +
 	"\rReportRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x16\n" +
-	"\x06result\x18\x02 \x01(\fR\x06result\"A\n" +
+	"\x06result\x18\x02 \x01(\fR\x06result\x12\x16\n" +
+	"\x06report\x18\x03 \x01(\fR\x06report\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\x12\x18\n" +
+	"\aseconds\x18\x05 \x01(\rR\aseconds\x12\x1d\n" +
+	"\n" +
+	"known_size\x18\x06 \x01(\x03R\tknownSize\"h\n" +
+	"\vReportReply\x12.\n" +
+	"\averdict\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\averdict\x12)\n" +
+	"\x05proof\x18\x02 \x01(\v2\x13.cryptflow.v1.ProofR\x05proof\"A\n" +
 	"\fAuditRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x1d\n" +
 	"\n" +
@@ -1878,7 +2081,7 @@ const file_cryptflow_proto_rawDesc = "" +
 	"AwaitRound\x12\x1a.cryptflow.v1.AwaitRequest\x1a\x19.cryptflow.v1.RoundStatus\x12C\n" +
 	"\vBeginUpload\x12\x1a.cryptflow.v1.BeginRequest\x1a\x18.cryptflow.v1.UploadInfo\x12;\n" +
 	"\x06Commit\x12\x1b.cryptflow.v1.CommitRequest\x1a\x14.cryptflow.v1.Signed\x12<\n" +
-	"\tGetResult\x12\x14.cryptflow.v1.SpecId\x1a\x19.cryptflow.v1.ResultReply2\xb8\x06\n" +
+	"\tGetResult\x12\x14.cryptflow.v1.SpecId\x1a\x19.cryptflow.v1.ResultReply2\xff\x06\n" +
 	"\n" +
 	"KeyService\x126\n" +
 	"\x04Info\x12\x13.cryptflow.v1.Empty\x1a\x19.cryptflow.v1.ServiceInfo\x127\n" +
@@ -1886,15 +2089,16 @@ const file_cryptflow_proto_rawDesc = "" +
 	"CreateTask\x12\x14.cryptflow.v1.Signed\x1a\x13.cryptflow.v1.Empty\x127\n" +
 	"\aGetTask\x12\x16.cryptflow.v1.TaskName\x1a\x14.cryptflow.v1.Signed\x12?\n" +
 	"\tOpenRound\x12\x19.cryptflow.v1.OpenRequest\x1a\x17.cryptflow.v1.SpecReply\x12=\n" +
-	"\aGetSpec\x12\x19.cryptflow.v1.SpecRequest\x1a\x17.cryptflow.v1.SpecReply\x12=\n" +
+	"\aGetSpec\x12\x19.cryptflow.v1.SpecRequest\x1a\x17.cryptflow.v1.SpecReply\x12?\n" +
+	"\bAnnounce\x12\x1d.cryptflow.v1.AnnounceRequest\x1a\x14.cryptflow.v1.Signed\x12=\n" +
 	"\aDeposit\x12\x1c.cryptflow.v1.DepositRequest\x1a\x14.cryptflow.v1.Signed\x12;\n" +
 	"\x06Decide\x12\x14.cryptflow.v1.Signed\x1a\x1b.cryptflow.v1.DecisionReply\x12>\n" +
 	"\x05Abort\x12\x18.cryptflow.v1.AbortRound\x1a\x1b.cryptflow.v1.DecisionReply\x12@\n" +
 	"\vGetDecision\x12\x14.cryptflow.v1.SpecId\x1a\x1b.cryptflow.v1.DecisionReply\x12H\n" +
 	"\fFetchRelease\x12\x1c.cryptflow.v1.ReleaseRequest\x1a\x1a.cryptflow.v1.ReleaseReply\x127\n" +
 	"\n" +
-	"CloseRound\x12\x14.cryptflow.v1.Signed\x1a\x13.cryptflow.v1.Empty\x12@\n" +
-	"\fReportResult\x12\x1b.cryptflow.v1.ReportRequest\x1a\x13.cryptflow.v1.Empty\x12=\n" +
+	"CloseRound\x12\x14.cryptflow.v1.Signed\x1a\x13.cryptflow.v1.Empty\x12F\n" +
+	"\fReportResult\x12\x1b.cryptflow.v1.ReportRequest\x1a\x19.cryptflow.v1.ReportReply\x12=\n" +
 	"\x05Audit\x12\x1a.cryptflow.v1.AuditRequest\x1a\x18.cryptflow.v1.AuditReplyB*Z(github.com/cryptflow/cryptflow/go/rpc/pbb\x06proto3"
 
 var (
@@ -1910,36 +2114,38 @@ func file_cryptflow_proto_rawDescGZIP() []byte {
 }
 
 var file_cryptflow_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cryptflow_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_cryptflow_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_cryptflow_proto_goTypes = []any{
-	(RoundState)(0),        // 0: cryptflow.v1.RoundState
-	(*Signed)(nil),         // 1: cryptflow.v1.Signed
-	(*Empty)(nil),          // 2: cryptflow.v1.Empty
-	(*TaskName)(nil),       // 3: cryptflow.v1.TaskName
-	(*SpecId)(nil),         // 4: cryptflow.v1.SpecId
-	(*ServiceInfo)(nil),    // 5: cryptflow.v1.ServiceInfo
-	(*RoundStatus)(nil),    // 6: cryptflow.v1.RoundStatus
-	(*TaskStatus)(nil),     // 7: cryptflow.v1.TaskStatus
-	(*TaskList)(nil),       // 8: cryptflow.v1.TaskList
-	(*AbortRequest)(nil),   // 9: cryptflow.v1.AbortRequest
-	(*ModelPart)(nil),      // 10: cryptflow.v1.ModelPart
-	(*AwaitRequest)(nil),   // 11: cryptflow.v1.AwaitRequest
-	(*BeginRequest)(nil),   // 12: cryptflow.v1.BeginRequest
-	(*UploadInfo)(nil),     // 13: cryptflow.v1.UploadInfo
-	(*CommitRequest)(nil),  // 14: cryptflow.v1.CommitRequest
-	(*ResultReply)(nil),    // 15: cryptflow.v1.ResultReply
-	(*OpenRequest)(nil),    // 16: cryptflow.v1.OpenRequest
-	(*SpecRequest)(nil),    // 17: cryptflow.v1.SpecRequest
-	(*SpecReply)(nil),      // 18: cryptflow.v1.SpecReply
-	(*DepositRequest)(nil), // 19: cryptflow.v1.DepositRequest
-	(*AbortRound)(nil),     // 20: cryptflow.v1.AbortRound
-	(*DecisionReply)(nil),  // 21: cryptflow.v1.DecisionReply
-	(*ReleaseRequest)(nil), // 22: cryptflow.v1.ReleaseRequest
-	(*ReleaseReply)(nil),   // 23: cryptflow.v1.ReleaseReply
-	(*Proof)(nil),          // 24: cryptflow.v1.Proof
-	(*ReportRequest)(nil),  // 25: cryptflow.v1.ReportRequest
-	(*AuditRequest)(nil),   // 26: cryptflow.v1.AuditRequest
-	(*AuditReply)(nil),     // 27: cryptflow.v1.AuditReply
+	(RoundState)(0),         // 0: cryptflow.v1.RoundState
+	(*Signed)(nil),          // 1: cryptflow.v1.Signed
+	(*Empty)(nil),           // 2: cryptflow.v1.Empty
+	(*TaskName)(nil),        // 3: cryptflow.v1.TaskName
+	(*SpecId)(nil),          // 4: cryptflow.v1.SpecId
+	(*ServiceInfo)(nil),     // 5: cryptflow.v1.ServiceInfo
+	(*RoundStatus)(nil),     // 6: cryptflow.v1.RoundStatus
+	(*TaskStatus)(nil),      // 7: cryptflow.v1.TaskStatus
+	(*TaskList)(nil),        // 8: cryptflow.v1.TaskList
+	(*AbortRequest)(nil),    // 9: cryptflow.v1.AbortRequest
+	(*ModelPart)(nil),       // 10: cryptflow.v1.ModelPart
+	(*AwaitRequest)(nil),    // 11: cryptflow.v1.AwaitRequest
+	(*BeginRequest)(nil),    // 12: cryptflow.v1.BeginRequest
+	(*UploadInfo)(nil),      // 13: cryptflow.v1.UploadInfo
+	(*CommitRequest)(nil),   // 14: cryptflow.v1.CommitRequest
+	(*ResultReply)(nil),     // 15: cryptflow.v1.ResultReply
+	(*OpenRequest)(nil),     // 16: cryptflow.v1.OpenRequest
+	(*SpecRequest)(nil),     // 17: cryptflow.v1.SpecRequest
+	(*SpecReply)(nil),       // 18: cryptflow.v1.SpecReply
+	(*AnnounceRequest)(nil), // 19: cryptflow.v1.AnnounceRequest
+	(*DepositRequest)(nil),  // 20: cryptflow.v1.DepositRequest
+	(*AbortRound)(nil),      // 21: cryptflow.v1.AbortRound
+	(*DecisionReply)(nil),   // 22: cryptflow.v1.DecisionReply
+	(*ReleaseRequest)(nil),  // 23: cryptflow.v1.ReleaseRequest
+	(*ReleaseReply)(nil),    // 24: cryptflow.v1.ReleaseReply
+	(*Proof)(nil),           // 25: cryptflow.v1.Proof
+	(*ReportRequest)(nil),   // 26: cryptflow.v1.ReportRequest
+	(*ReportReply)(nil),     // 27: cryptflow.v1.ReportReply
+	(*AuditRequest)(nil),    // 28: cryptflow.v1.AuditRequest
+	(*AuditReply)(nil),      // 29: cryptflow.v1.AuditReply
 }
 var file_cryptflow_proto_depIdxs = []int32{
 	0,  // 0: cryptflow.v1.RoundStatus.state:type_name -> cryptflow.v1.RoundState
@@ -1953,65 +2159,71 @@ var file_cryptflow_proto_depIdxs = []int32{
 	1,  // 8: cryptflow.v1.ResultReply.decision:type_name -> cryptflow.v1.Signed
 	1,  // 9: cryptflow.v1.SpecReply.spec:type_name -> cryptflow.v1.Signed
 	1,  // 10: cryptflow.v1.DecisionReply.decision:type_name -> cryptflow.v1.Signed
-	24, // 11: cryptflow.v1.DecisionReply.proof:type_name -> cryptflow.v1.Proof
-	1,  // 12: cryptflow.v1.ReleaseReply.decision:type_name -> cryptflow.v1.Signed
-	1,  // 13: cryptflow.v1.ReleaseReply.manifest:type_name -> cryptflow.v1.Signed
-	24, // 14: cryptflow.v1.ReleaseReply.proof:type_name -> cryptflow.v1.Proof
-	2,  // 15: cryptflow.v1.AggregatorService.Info:input_type -> cryptflow.v1.Empty
-	1,  // 16: cryptflow.v1.AggregatorService.CreateTask:input_type -> cryptflow.v1.Signed
-	2,  // 17: cryptflow.v1.AggregatorService.ListTasks:input_type -> cryptflow.v1.Empty
-	3,  // 18: cryptflow.v1.AggregatorService.GetTask:input_type -> cryptflow.v1.TaskName
-	9,  // 19: cryptflow.v1.AggregatorService.AbortTask:input_type -> cryptflow.v1.AbortRequest
-	3,  // 20: cryptflow.v1.AggregatorService.Watch:input_type -> cryptflow.v1.TaskName
-	10, // 21: cryptflow.v1.AggregatorService.PutModel:input_type -> cryptflow.v1.ModelPart
-	3,  // 22: cryptflow.v1.AggregatorService.GetModel:input_type -> cryptflow.v1.TaskName
-	11, // 23: cryptflow.v1.AggregatorService.AwaitRound:input_type -> cryptflow.v1.AwaitRequest
-	12, // 24: cryptflow.v1.AggregatorService.BeginUpload:input_type -> cryptflow.v1.BeginRequest
-	14, // 25: cryptflow.v1.AggregatorService.Commit:input_type -> cryptflow.v1.CommitRequest
-	4,  // 26: cryptflow.v1.AggregatorService.GetResult:input_type -> cryptflow.v1.SpecId
-	2,  // 27: cryptflow.v1.KeyService.Info:input_type -> cryptflow.v1.Empty
-	1,  // 28: cryptflow.v1.KeyService.CreateTask:input_type -> cryptflow.v1.Signed
-	3,  // 29: cryptflow.v1.KeyService.GetTask:input_type -> cryptflow.v1.TaskName
-	16, // 30: cryptflow.v1.KeyService.OpenRound:input_type -> cryptflow.v1.OpenRequest
-	17, // 31: cryptflow.v1.KeyService.GetSpec:input_type -> cryptflow.v1.SpecRequest
-	19, // 32: cryptflow.v1.KeyService.Deposit:input_type -> cryptflow.v1.DepositRequest
-	1,  // 33: cryptflow.v1.KeyService.Decide:input_type -> cryptflow.v1.Signed
-	20, // 34: cryptflow.v1.KeyService.Abort:input_type -> cryptflow.v1.AbortRound
-	4,  // 35: cryptflow.v1.KeyService.GetDecision:input_type -> cryptflow.v1.SpecId
-	22, // 36: cryptflow.v1.KeyService.FetchRelease:input_type -> cryptflow.v1.ReleaseRequest
-	1,  // 37: cryptflow.v1.KeyService.CloseRound:input_type -> cryptflow.v1.Signed
-	25, // 38: cryptflow.v1.KeyService.ReportResult:input_type -> cryptflow.v1.ReportRequest
-	26, // 39: cryptflow.v1.KeyService.Audit:input_type -> cryptflow.v1.AuditRequest
-	5,  // 40: cryptflow.v1.AggregatorService.Info:output_type -> cryptflow.v1.ServiceInfo
-	7,  // 41: cryptflow.v1.AggregatorService.CreateTask:output_type -> cryptflow.v1.TaskStatus
-	8,  // 42: cryptflow.v1.AggregatorService.ListTasks:output_type -> cryptflow.v1.TaskList
-	7,  // 43: cryptflow.v1.AggregatorService.GetTask:output_type -> cryptflow.v1.TaskStatus
-	7,  // 44: cryptflow.v1.AggregatorService.AbortTask:output_type -> cryptflow.v1.TaskStatus
-	7,  // 45: cryptflow.v1.AggregatorService.Watch:output_type -> cryptflow.v1.TaskStatus
-	2,  // 46: cryptflow.v1.AggregatorService.PutModel:output_type -> cryptflow.v1.Empty
-	10, // 47: cryptflow.v1.AggregatorService.GetModel:output_type -> cryptflow.v1.ModelPart
-	6,  // 48: cryptflow.v1.AggregatorService.AwaitRound:output_type -> cryptflow.v1.RoundStatus
-	13, // 49: cryptflow.v1.AggregatorService.BeginUpload:output_type -> cryptflow.v1.UploadInfo
-	1,  // 50: cryptflow.v1.AggregatorService.Commit:output_type -> cryptflow.v1.Signed
-	15, // 51: cryptflow.v1.AggregatorService.GetResult:output_type -> cryptflow.v1.ResultReply
-	5,  // 52: cryptflow.v1.KeyService.Info:output_type -> cryptflow.v1.ServiceInfo
-	2,  // 53: cryptflow.v1.KeyService.CreateTask:output_type -> cryptflow.v1.Empty
-	1,  // 54: cryptflow.v1.KeyService.GetTask:output_type -> cryptflow.v1.Signed
-	18, // 55: cryptflow.v1.KeyService.OpenRound:output_type -> cryptflow.v1.SpecReply
-	18, // 56: cryptflow.v1.KeyService.GetSpec:output_type -> cryptflow.v1.SpecReply
-	1,  // 57: cryptflow.v1.KeyService.Deposit:output_type -> cryptflow.v1.Signed
-	21, // 58: cryptflow.v1.KeyService.Decide:output_type -> cryptflow.v1.DecisionReply
-	21, // 59: cryptflow.v1.KeyService.Abort:output_type -> cryptflow.v1.DecisionReply
-	21, // 60: cryptflow.v1.KeyService.GetDecision:output_type -> cryptflow.v1.DecisionReply
-	23, // 61: cryptflow.v1.KeyService.FetchRelease:output_type -> cryptflow.v1.ReleaseReply
-	2,  // 62: cryptflow.v1.KeyService.CloseRound:output_type -> cryptflow.v1.Empty
-	2,  // 63: cryptflow.v1.KeyService.ReportResult:output_type -> cryptflow.v1.Empty
-	27, // 64: cryptflow.v1.KeyService.Audit:output_type -> cryptflow.v1.AuditReply
-	40, // [40:65] is the sub-list for method output_type
-	15, // [15:40] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	25, // 11: cryptflow.v1.DecisionReply.proof:type_name -> cryptflow.v1.Proof
+	25, // 12: cryptflow.v1.DecisionReply.destroyed:type_name -> cryptflow.v1.Proof
+	1,  // 13: cryptflow.v1.DecisionReply.verdict:type_name -> cryptflow.v1.Signed
+	1,  // 14: cryptflow.v1.ReleaseReply.decision:type_name -> cryptflow.v1.Signed
+	1,  // 15: cryptflow.v1.ReleaseReply.manifest:type_name -> cryptflow.v1.Signed
+	25, // 16: cryptflow.v1.ReleaseReply.proof:type_name -> cryptflow.v1.Proof
+	1,  // 17: cryptflow.v1.ReportReply.verdict:type_name -> cryptflow.v1.Signed
+	25, // 18: cryptflow.v1.ReportReply.proof:type_name -> cryptflow.v1.Proof
+	2,  // 19: cryptflow.v1.AggregatorService.Info:input_type -> cryptflow.v1.Empty
+	1,  // 20: cryptflow.v1.AggregatorService.CreateTask:input_type -> cryptflow.v1.Signed
+	2,  // 21: cryptflow.v1.AggregatorService.ListTasks:input_type -> cryptflow.v1.Empty
+	3,  // 22: cryptflow.v1.AggregatorService.GetTask:input_type -> cryptflow.v1.TaskName
+	9,  // 23: cryptflow.v1.AggregatorService.AbortTask:input_type -> cryptflow.v1.AbortRequest
+	3,  // 24: cryptflow.v1.AggregatorService.Watch:input_type -> cryptflow.v1.TaskName
+	10, // 25: cryptflow.v1.AggregatorService.PutModel:input_type -> cryptflow.v1.ModelPart
+	3,  // 26: cryptflow.v1.AggregatorService.GetModel:input_type -> cryptflow.v1.TaskName
+	11, // 27: cryptflow.v1.AggregatorService.AwaitRound:input_type -> cryptflow.v1.AwaitRequest
+	12, // 28: cryptflow.v1.AggregatorService.BeginUpload:input_type -> cryptflow.v1.BeginRequest
+	14, // 29: cryptflow.v1.AggregatorService.Commit:input_type -> cryptflow.v1.CommitRequest
+	4,  // 30: cryptflow.v1.AggregatorService.GetResult:input_type -> cryptflow.v1.SpecId
+	2,  // 31: cryptflow.v1.KeyService.Info:input_type -> cryptflow.v1.Empty
+	1,  // 32: cryptflow.v1.KeyService.CreateTask:input_type -> cryptflow.v1.Signed
+	3,  // 33: cryptflow.v1.KeyService.GetTask:input_type -> cryptflow.v1.TaskName
+	16, // 34: cryptflow.v1.KeyService.OpenRound:input_type -> cryptflow.v1.OpenRequest
+	17, // 35: cryptflow.v1.KeyService.GetSpec:input_type -> cryptflow.v1.SpecRequest
+	19, // 36: cryptflow.v1.KeyService.Announce:input_type -> cryptflow.v1.AnnounceRequest
+	20, // 37: cryptflow.v1.KeyService.Deposit:input_type -> cryptflow.v1.DepositRequest
+	1,  // 38: cryptflow.v1.KeyService.Decide:input_type -> cryptflow.v1.Signed
+	21, // 39: cryptflow.v1.KeyService.Abort:input_type -> cryptflow.v1.AbortRound
+	4,  // 40: cryptflow.v1.KeyService.GetDecision:input_type -> cryptflow.v1.SpecId
+	23, // 41: cryptflow.v1.KeyService.FetchRelease:input_type -> cryptflow.v1.ReleaseRequest
+	1,  // 42: cryptflow.v1.KeyService.CloseRound:input_type -> cryptflow.v1.Signed
+	26, // 43: cryptflow.v1.KeyService.ReportResult:input_type -> cryptflow.v1.ReportRequest
+	28, // 44: cryptflow.v1.KeyService.Audit:input_type -> cryptflow.v1.AuditRequest
+	5,  // 45: cryptflow.v1.AggregatorService.Info:output_type -> cryptflow.v1.ServiceInfo
+	7,  // 46: cryptflow.v1.AggregatorService.CreateTask:output_type -> cryptflow.v1.TaskStatus
+	8,  // 47: cryptflow.v1.AggregatorService.ListTasks:output_type -> cryptflow.v1.TaskList
+	7,  // 48: cryptflow.v1.AggregatorService.GetTask:output_type -> cryptflow.v1.TaskStatus
+	7,  // 49: cryptflow.v1.AggregatorService.AbortTask:output_type -> cryptflow.v1.TaskStatus
+	7,  // 50: cryptflow.v1.AggregatorService.Watch:output_type -> cryptflow.v1.TaskStatus
+	2,  // 51: cryptflow.v1.AggregatorService.PutModel:output_type -> cryptflow.v1.Empty
+	10, // 52: cryptflow.v1.AggregatorService.GetModel:output_type -> cryptflow.v1.ModelPart
+	6,  // 53: cryptflow.v1.AggregatorService.AwaitRound:output_type -> cryptflow.v1.RoundStatus
+	13, // 54: cryptflow.v1.AggregatorService.BeginUpload:output_type -> cryptflow.v1.UploadInfo
+	1,  // 55: cryptflow.v1.AggregatorService.Commit:output_type -> cryptflow.v1.Signed
+	15, // 56: cryptflow.v1.AggregatorService.GetResult:output_type -> cryptflow.v1.ResultReply
+	5,  // 57: cryptflow.v1.KeyService.Info:output_type -> cryptflow.v1.ServiceInfo
+	2,  // 58: cryptflow.v1.KeyService.CreateTask:output_type -> cryptflow.v1.Empty
+	1,  // 59: cryptflow.v1.KeyService.GetTask:output_type -> cryptflow.v1.Signed
+	18, // 60: cryptflow.v1.KeyService.OpenRound:output_type -> cryptflow.v1.SpecReply
+	18, // 61: cryptflow.v1.KeyService.GetSpec:output_type -> cryptflow.v1.SpecReply
+	1,  // 62: cryptflow.v1.KeyService.Announce:output_type -> cryptflow.v1.Signed
+	1,  // 63: cryptflow.v1.KeyService.Deposit:output_type -> cryptflow.v1.Signed
+	22, // 64: cryptflow.v1.KeyService.Decide:output_type -> cryptflow.v1.DecisionReply
+	22, // 65: cryptflow.v1.KeyService.Abort:output_type -> cryptflow.v1.DecisionReply
+	22, // 66: cryptflow.v1.KeyService.GetDecision:output_type -> cryptflow.v1.DecisionReply
+	24, // 67: cryptflow.v1.KeyService.FetchRelease:output_type -> cryptflow.v1.ReleaseReply
+	2,  // 68: cryptflow.v1.KeyService.CloseRound:output_type -> cryptflow.v1.Empty
+	27, // 69: cryptflow.v1.KeyService.ReportResult:output_type -> cryptflow.v1.ReportReply
+	29, // 70: cryptflow.v1.KeyService.Audit:output_type -> cryptflow.v1.AuditReply
+	45, // [45:71] is the sub-list for method output_type
+	19, // [19:45] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_cryptflow_proto_init() }
@@ -2025,7 +2237,7 @@ func file_cryptflow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cryptflow_proto_rawDesc), len(file_cryptflow_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

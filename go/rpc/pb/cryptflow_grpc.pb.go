@@ -558,6 +558,7 @@ const (
 	KeyService_GetTask_FullMethodName      = "/cryptflow.v1.KeyService/GetTask"
 	KeyService_OpenRound_FullMethodName    = "/cryptflow.v1.KeyService/OpenRound"
 	KeyService_GetSpec_FullMethodName      = "/cryptflow.v1.KeyService/GetSpec"
+	KeyService_Announce_FullMethodName     = "/cryptflow.v1.KeyService/Announce"
 	KeyService_Deposit_FullMethodName      = "/cryptflow.v1.KeyService/Deposit"
 	KeyService_Decide_FullMethodName       = "/cryptflow.v1.KeyService/Decide"
 	KeyService_Abort_FullMethodName        = "/cryptflow.v1.KeyService/Abort"
@@ -578,6 +579,8 @@ type KeyServiceClient interface {
 	// OpenRound signs the one specification of a round.
 	OpenRound(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*SpecReply, error)
 	GetSpec(ctx context.Context, in *SpecRequest, opts ...grpc.CallOption) (*SpecReply, error)
+	// Announce says that a client will contribute to a round, before it uploads.
+	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*Signed, error)
 	Deposit(ctx context.Context, in *DepositRequest, opts ...grpc.CallOption) (*Signed, error)
 	Decide(ctx context.Context, in *Signed, opts ...grpc.CallOption) (*DecisionReply, error)
 	Abort(ctx context.Context, in *AbortRound, opts ...grpc.CallOption) (*DecisionReply, error)
@@ -585,7 +588,9 @@ type KeyServiceClient interface {
 	// FetchRelease is for clients of the released cohort.
 	FetchRelease(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseReply, error)
 	CloseRound(ctx context.Context, in *Signed, opts ...grpc.CallOption) (*Empty, error)
-	ReportResult(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*Empty, error)
+	// ReportResult takes what a client of the cohort opened and answers, after
+	// some seconds at most, with the verdict of the cohort's majority.
+	ReportResult(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error)
 	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (*AuditReply, error)
 }
 
@@ -641,6 +646,16 @@ func (c *keyServiceClient) GetSpec(ctx context.Context, in *SpecRequest, opts ..
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SpecReply)
 	err := c.cc.Invoke(ctx, KeyService_GetSpec_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *keyServiceClient) Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*Signed, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Signed)
+	err := c.cc.Invoke(ctx, KeyService_Announce_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -707,9 +722,9 @@ func (c *keyServiceClient) CloseRound(ctx context.Context, in *Signed, opts ...g
 	return out, nil
 }
 
-func (c *keyServiceClient) ReportResult(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*Empty, error) {
+func (c *keyServiceClient) ReportResult(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(Empty)
+	out := new(ReportReply)
 	err := c.cc.Invoke(ctx, KeyService_ReportResult_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
@@ -737,6 +752,8 @@ type KeyServiceServer interface {
 	// OpenRound signs the one specification of a round.
 	OpenRound(context.Context, *OpenRequest) (*SpecReply, error)
 	GetSpec(context.Context, *SpecRequest) (*SpecReply, error)
+	// Announce says that a client will contribute to a round, before it uploads.
+	Announce(context.Context, *AnnounceRequest) (*Signed, error)
 	Deposit(context.Context, *DepositRequest) (*Signed, error)
 	Decide(context.Context, *Signed) (*DecisionReply, error)
 	Abort(context.Context, *AbortRound) (*DecisionReply, error)
@@ -744,7 +761,9 @@ type KeyServiceServer interface {
 	// FetchRelease is for clients of the released cohort.
 	FetchRelease(context.Context, *ReleaseRequest) (*ReleaseReply, error)
 	CloseRound(context.Context, *Signed) (*Empty, error)
-	ReportResult(context.Context, *ReportRequest) (*Empty, error)
+	// ReportResult takes what a client of the cohort opened and answers, after
+	// some seconds at most, with the verdict of the cohort's majority.
+	ReportResult(context.Context, *ReportRequest) (*ReportReply, error)
 	Audit(context.Context, *AuditRequest) (*AuditReply, error)
 	mustEmbedUnimplementedKeyServiceServer()
 }
@@ -771,6 +790,9 @@ func (UnimplementedKeyServiceServer) OpenRound(context.Context, *OpenRequest) (*
 func (UnimplementedKeyServiceServer) GetSpec(context.Context, *SpecRequest) (*SpecReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSpec not implemented")
 }
+func (UnimplementedKeyServiceServer) Announce(context.Context, *AnnounceRequest) (*Signed, error) {
+	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
+}
 func (UnimplementedKeyServiceServer) Deposit(context.Context, *DepositRequest) (*Signed, error) {
 	return nil, status.Error(codes.Unimplemented, "method Deposit not implemented")
 }
@@ -789,7 +811,7 @@ func (UnimplementedKeyServiceServer) FetchRelease(context.Context, *ReleaseReque
 func (UnimplementedKeyServiceServer) CloseRound(context.Context, *Signed) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method CloseRound not implemented")
 }
-func (UnimplementedKeyServiceServer) ReportResult(context.Context, *ReportRequest) (*Empty, error) {
+func (UnimplementedKeyServiceServer) ReportResult(context.Context, *ReportRequest) (*ReportReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportResult not implemented")
 }
 func (UnimplementedKeyServiceServer) Audit(context.Context, *AuditRequest) (*AuditReply, error) {
@@ -902,6 +924,24 @@ func _KeyService_GetSpec_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(KeyServiceServer).GetSpec(ctx, req.(*SpecRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KeyService_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AnnounceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KeyServiceServer).Announce(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KeyService_Announce_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KeyServiceServer).Announce(ctx, req.(*AnnounceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1076,6 +1116,10 @@ var KeyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetSpec",
 			Handler:    _KeyService_GetSpec_Handler,
+		},
+		{
+			MethodName: "Announce",
+			Handler:    _KeyService_Announce_Handler,
 		},
 		{
 			MethodName: "Deposit",
