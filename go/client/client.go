@@ -354,7 +354,7 @@ func (x *Client) sealed(r *Round) (seal.Round, error) {
 		Tag: &r.tag, Nonce: r.Spec.Nonce, PublicKey: r.PublicKey,
 	}
 	for _, t := range shape.Layout {
-		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range})
+		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range, Precise: t.Precise})
 	}
 	if r.Spec.Kind == task.KindValues && x.task.Ranges != task.RangesFixed {
 		x.mu.Lock()
