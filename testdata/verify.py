@@ -812,6 +812,60 @@ def is_object(name: str, raw: bytes) -> bool:
     return rest == b""
 
 
+# Extensions of a task by id: the fields of each. Flags of tensors have none, and
+# one byte for each tensor.
+EXTENSIONS: dict[int, list[Any]] = {
+    1: OBJECTS["private-task"][len(OBJECTS["task"]) :],
+    2: [],
+    3: [("absent", "u32")],
+    4: [("trim", "u32")],
+}
+
+
+def is_extended(raw: bytes, tensors: int) -> bool:
+    """Say whether a byte string has the form of a task with extensions."""
+    tag = write("text", "cryptflow/v2/task")
+    rest: bytes | None = raw[len(tag) :] if raw.startswith(tag) else None
+    for _, kind in [*OBJECTS["task"], ("count", "u32")]:
+        count, rest = rest, None if rest is None else read(kind, rest)
+    if rest is None or count is None:
+        return False
+    seen = [0]
+    for _ in range(struct.unpack("<I", count[:4])[0]):
+        if len(rest) < 8:
+            return False
+        number, size = struct.unpack("<II", rest[:8])
+        content, rest = rest[8 : 8 + size], rest[8 + size :]
+        if number <= seen[-1] or number not in EXTENSIONS or len(content) != size:
+            return False
+        seen.append(number)
+        end: bytes | None = content
+        for _, kind in EXTENSIONS[number]:
+            end = None if end is None else read(kind, end)
+        if number == 2:
+            end = b"" if len(content) == tensors and max(content) < 4 else None
+        if end != b"" or not any(content):
+            return False
+    return rest == b"" and seen[-1] > 1
+
+
+def extensions() -> None:
+    """Check extensions.json."""
+    for case in load("extensions.json"):
+        raw, items = bytes.fromhex(case["bytes"]), case["extensions"]
+        own = write("text", "cryptflow/v2/task")
+        own += b"".join(write(k, case["fields"][name]) for name, k in OBJECTS["task"])
+        own += struct.pack("<I", len(items))
+        for item in items:
+            own += struct.pack("<I", item["id"]) + write("hex", item["content"])
+        tensors = len(case["fields"]["layout"])
+        check(own == raw and is_extended(raw, tensors), "a task with extensions")
+        check(hashlib.sha256(raw).hexdigest() == case["sha256"], "its digest")
+        for bad in case["malformed"]:
+            text = bytes.fromhex(bad["bytes"])
+            check(not is_extended(text, tensors), f"malformed task ({bad['why']})")
+
+
 # Ed25519 (RFC 8032, §5.1), verification alone.
 
 P25519 = 2**255 - 19
@@ -987,10 +1041,11 @@ def main() -> None:
     streams()
     components(rings)
     canonical()
+    extensions()
     digests()
     print(
         "verified: expander, sampler, streams, lanes, frames, malformed, components, "
-        "rounds, slots, canonical, digests"
+        "rounds, slots, canonical, extensions, digests"
     )
 
 

@@ -89,6 +89,10 @@ type TensorSpec struct {
 	Name  string   `json:"name"`
 	Shape []uint64 `json:"shape"`
 	Range float32  `json:"range"` // of fixed ranges; 1
+	// Precise tensors span magnitudes and travel in several digits.
+	Precise bool `json:"precise"`
+	// NonNegative tensors, such as variances, never become negative.
+	NonNegative bool `json:"nonnegative"`
 }
 
 // MemberSpec is one enrolled client. Organisation defaults to the name.
@@ -151,7 +155,9 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 		if x.Range != 0 && q.Privacy != nil {
 			return nil, fmt.Errorf("tensor %q has a range; with privacy ranges follow from the clip norm: %w", x.Name, errs.ErrArgument)
 		}
-		t.Layout = append(t.Layout, task.Tensor{Name: x.Name, Shape: x.Shape, Range: or(x.Range, defaultRange)})
+		t.Layout = append(t.Layout, task.Tensor{
+			Name: x.Name, Shape: x.Shape, Range: or(x.Range, defaultRange), Precise: x.Precise, NonNegative: x.NonNegative,
+		})
 	}
 	if t.Ranges, err = task.ParseRanges(or(ranges, task.RangesNegotiated.String())); err != nil {
 		return nil, err
@@ -279,6 +285,9 @@ func (a *Admin) CreateTask(ctx context.Context, q TaskRequest, model []float32) 
 		for _, v := range part {
 			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
 				return nil, fmt.Errorf("tensor %q of the first model holds NaN or an infinity; a constant, such as a mask, can be left out: %w", tensor.Name, errs.ErrNotFinite)
+			}
+			if tensor.NonNegative && v < 0 {
+				return nil, fmt.Errorf("tensor %q of the first model is to stay non-negative and holds %g: %w", tensor.Name, v, errs.ErrArgument)
 			}
 		}
 	}

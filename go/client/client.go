@@ -163,10 +163,13 @@ func (x *Client) Describe() ([]byte, error) {
 		Name  string   `json:"name"`
 		Shape []uint64 `json:"shape"`
 		Range float32  `json:"range"`
+		// How the tensor travels, and where it stays.
+		Precise     bool `json:"precise"`
+		NonNegative bool `json:"nonnegative"`
 	}
 	layout := make([]tensor, len(t.Layout))
 	for i, l := range t.Layout {
-		layout[i] = tensor{l.Name, append([]uint64{}, l.Shape...), l.Range}
+		layout[i] = tensor{l.Name, append([]uint64{}, l.Shape...), l.Range, l.Precise, l.NonNegative}
 	}
 	out := map[string]any{
 		"task": t.Name, "client": x.name, "mode": t.Mode.String(), "preset": t.Preset, "bits": t.Bits,
@@ -362,7 +365,7 @@ func (x *Client) sealed(r *Round) (seal.Round, error) {
 		Tag: &r.tag, Nonce: r.Spec.Nonce, PublicKey: r.PublicKey,
 	}
 	for _, t := range shape.Layout {
-		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range})
+		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range, Precise: t.Precise})
 	}
 	if r.Spec.Kind == task.KindValues && x.task.Ranges != task.RangesFixed {
 		x.mu.Lock()

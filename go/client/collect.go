@@ -101,6 +101,9 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	if err := opener.Verify(); err != nil {
 		return nil, err
 	}
+	if err := opener.Finish(out); err != nil {
+		return nil, err
+	}
 	c.seconds[Decrypt] += o.decrypting.Seconds()
 	c.seconds[Download] += (time.Since(began) - o.decrypting).Seconds()
 	digest := task.DigestOf(result)
@@ -112,7 +115,7 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
 	x.open = nil
 	x.mu.Unlock()
-	report := x.report(c, rel, manifest, control, digest, checkpoint)
+	report := x.report(c, rel, manifest, control, out, digest, checkpoint)
 	report.Metrics = opener.Metrics(control)
 	if c.Round.Spec.Kind == task.KindValues {
 		x.follow(c, out, control, rel.Terms)
@@ -310,8 +313,8 @@ func (o *opening) run(ctx context.Context, result *task.Result) ([]uint64, error
 	flush := func() error {
 		began := time.Now()
 		defer func() { o.decrypting += time.Since(began) }()
-		from, _ := g.Span(first)
-		_, to := g.Span(first + len(held) - 1)
+		from, _ := o.opener.Span(first)
+		_, to := o.opener.Span(first + len(held) - 1)
 		if err := o.opener.OpenRange(ctx, first, held, o.out[from:to]); err != nil {
 			return err
 		}
@@ -353,7 +356,7 @@ func (o *opening) get(ctx context.Context, from, to int, emit func([]byte) error
 }
 
 // report gathers what the round cost and gave.
-func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, control []uint64, result task.Digest, checkpoint *audit.Checkpoint) *Report {
+func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, control []uint64, mean []float32, result task.Digest, checkpoint *audit.Checkpoint) *Report {
 	r := &Report{
 		Task: x.task.Name, Round: c.Round.Spec.Step, ServiceRound: c.Round.Spec.Round, Mode: x.task.Mode.String(), Preset: x.task.Preset, Bits: x.task.Bits,
 		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[params.ControlWeight], Values: c.round.Values(),
@@ -375,7 +378,11 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 		}
 		r.Ranges[t.Name] = t.Range
 		r.EffectiveBits[t.Name] = c.effectiveBits(i)
-		b := c.round.Bound(t.Range, plain, r.WeightSum)
+		b := c.round.BoundOf(t, plain, r.WeightSum)
+		if t.Precise {
+			b += rounded(mean[:t.Count]) // what is left is mostly that
+		}
+		mean = mean[t.Count:]
 		if x.task.Privacy != nil {
 			b *= 2 // values were rounded stochastically before
 		}
@@ -388,6 +395,15 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 	up, down := x.meter.Bytes()
 	r.BytesUp, r.BytesDown = up-c.up0, down-c.down0
 	return r
+}
+
+// rounded is the largest error of rounding such values to float32.
+func rounded(values []float32) float64 {
+	largest := float32(0)
+	for _, v := range values {
+		largest = max(largest, v, -v)
+	}
+	return max(float64(largest)*0x1p-24, 0x1p-150)
 }
 
 // effectiveBits is how many of the scheme's bits the largest value of tensor k

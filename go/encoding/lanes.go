@@ -30,23 +30,29 @@ import (
 const block = 1024
 
 // Tensor is a run of consecutive values with one range: the largest magnitude
-// that travels unclipped.
+// that travels unclipped. The values of a precise tensor travel in several
+// digits, of which the first is what others send.
 type Tensor struct {
-	Count int64
-	Range float32
+	Count   int64
+	Range   float32
+	Precise bool
 }
 
 // Lanes encodes and decodes the values of one layout.
 type Lanes struct {
 	scheme  *params.Scheme
-	tensors []tensor
-	values  int64
+	tensors []tensor // those given, and then the further digits of precise ones
+	given   int
+	values  int64 // of the tensors given
+	sealed  int64 // of all
 }
 
 // tensor is a Tensor and where it lies; from is inclusive, to is not.
 type tensor struct {
 	from, to int64
 	limit    float64 // Range
+	precise  bool    // rounded to nearest, so that nothing but the value says what is left
+	digits   int64   // where the further digits of a precise tensor begin
 }
 
 // NewLanes checks the tensors of a layout, in order.
@@ -59,17 +65,21 @@ func NewLanes(s *params.Scheme, tensors []Tensor) (*Lanes, error) {
 		if !(t.Range > 0) || t.Range > math.MaxFloat32 {
 			return nil, fmt.Errorf("tensor %d: a range is a positive finite number: %w", i, errs.ErrParameters)
 		}
-		l.tensors = append(l.tensors, tensor{from: l.values, to: l.values + t.Count, limit: float64(t.Range)})
+		l.tensors = append(l.tensors, tensor{from: l.values, to: l.values + t.Count, limit: float64(t.Range), precise: t.Precise})
 		l.values += t.Count
 	}
 	if l.values == 0 {
 		return nil, fmt.Errorf("the layout has no values: %w", errs.ErrLayout)
 	}
-	return l, nil
+	return l, l.digits()
 }
 
 // Values is the number of values of the layout.
 func (l *Lanes) Values() int64 { return l.values }
+
+// Sealed is the number of integers that travel: the values and then the further
+// digits of those in precise tensors.
+func (l *Lanes) Sealed() int64 { return l.sealed }
 
 // at is the index of the tensor that holds value v.
 func (l *Lanes) at(v int64) int {
@@ -155,8 +165,15 @@ func countPlain(values []float32, last uint32) (inside uint64, largest uint32) {
 // of rho a value; nearest-even ignores them. It returns the number of
 // coefficients written.
 func (l *Lanes) Encode(words [][]uint64, values []float32, first int64, factor float64, rho []byte) int {
+	return l.EncodeWith(words, values, nil, first, factor, rho)
+}
+
+// EncodeWith is Encode of a chunk that has further digits, of [Lanes.Split],
+// after its values.
+func (l *Lanes) EncodeWith(words [][]uint64, values []float32, digits []uint32, first int64, factor float64, rho []byte) int {
 	s := l.scheme
-	n := (len(values) + s.Lanes - 1) / s.Lanes
+	total := len(values) + len(digits)
+	n := (total + s.Lanes - 1) / s.Lanes
 	if s.Rounding == params.Stochastic {
 		rho = rho[:4*len(values)]
 	}
@@ -164,20 +181,23 @@ func (l *Lanes) Encode(words [][]uint64, values []float32, first int64, factor f
 	q := l.quantiser(&l.tensors[k], factor)
 	var steps [block]uint32
 	whole := block / s.Lanes * s.Lanes
-	for at := 0; at < len(values); at += whole {
-		end := min(at+whole, len(values))
-		for from := at; from < end; {
+	for at := 0; at < total; at += whole {
+		end := min(at+whole, total)
+		for from := at; from < min(end, len(values)); {
 			for l.tensors[k].to <= first+int64(from) {
 				k++
 				q = l.quantiser(&l.tensors[k], factor)
 			}
-			to := int(min(int64(end), l.tensors[k].to-first))
-			if s.Rounding == params.Stochastic {
+			to := int(min(int64(end), l.tensors[k].to-first, int64(len(values))))
+			if s.Rounding == params.Stochastic && !l.tensors[k].precise {
 				q.stochastic(steps[from-at:to-at], values[from:to], rho[4*from:4*to])
 			} else {
 				q.nearest(steps[from-at:to-at], values[from:to])
 			}
 			from = to
+		}
+		if from := max(at, len(values)); from < end {
+			copy(steps[from-at:end-at], digits[from-len(values):end-len(values)])
 		}
 		padded := (end - at + s.Lanes - 1) / s.Lanes * s.Lanes
 		clear(steps[end-at : padded])

@@ -87,7 +87,7 @@ func TestEncodeFollowsTheSpecification(t *testing.T) {
 			for _, rounding := range []params.Rounding{params.Stochastic, params.NearestEven} {
 				s := scheme(t, p.Name, bits, 9, rounding)
 				t.Run(fmt.Sprintf("%s/bits=%d/%v", p.Name, bits, rounding), func(t *testing.T) {
-					l, err := NewLanes(s, []Tensor{{1, 0.1}, {0, 1}, {700, 1}, {3, 0.3}, {int64(s.ChunkValues()), 1e-3}})
+					l, err := NewLanes(s, []Tensor{{Count: 1, Range: 0.1}, {Count: 0, Range: 1}, {Count: 700, Range: 1}, {Count: 3, Range: 0.3}, {Count: int64(s.ChunkValues()), Range: 1e-3}})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -130,7 +130,7 @@ func TestEncodeFollowsTheSpecification(t *testing.T) {
 func TestScanCountsWhatEncodeClips(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 9))
 	s := scheme(t, "n4096-q102", 16, 9, params.Stochastic)
-	l, err := NewLanes(s, []Tensor{{1000, 0.1}, {1, 0.3}, {5000, math.MaxFloat32}, {999, 2}})
+	l, err := NewLanes(s, []Tensor{{Count: 1000, Range: 0.1}, {Count: 1, Range: 0.3}, {Count: 5000, Range: math.MaxFloat32}, {Count: 999, Range: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestNothingLeavesItsLane(t *testing.T) {
 			for _, factor := range []float64{1, 1.0 / 4096} {
 				s := scheme(t, "n4096-q102", 24, 2, rounding)
 				patterns := []uint32{0, 1 << 31, 1, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0xffffffff, 0x7fffffff}
-				l, err := NewLanes(s, []Tensor{{int64(len(patterns)), r}})
+				l, err := NewLanes(s, []Tensor{{Count: int64(len(patterns)), Range: r}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -233,7 +233,7 @@ func TestDecodeInvertsSums(t *testing.T) {
 	for _, p := range params.Presets() {
 		for _, bits := range []int{8, 16, 24} {
 			s := scheme(t, p.Name, bits, 5, params.Stochastic)
-			l, err := NewLanes(s, []Tensor{{11, 0.7}, {int64(3*s.ChunkValues()) - 12, 0.2}})
+			l, err := NewLanes(s, []Tensor{{Count: 11, Range: 0.7}, {Count: int64(3*s.ChunkValues()) - 12, Range: 0.2}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -325,13 +325,13 @@ func TestLayoutsAreChecked(t *testing.T) {
 		want    error
 	}{
 		"no tensors":      {nil, errs.ErrLayout},
-		"no values":       {[]Tensor{{0, 1}}, errs.ErrLayout},
-		"negative count":  {[]Tensor{{-1, 1}}, errs.ErrLayout},
-		"too many values": {[]Tensor{{1, 1}, {params.MaxValues, 1}}, errs.ErrLayout},
-		"range 0":         {[]Tensor{{1, 0}}, errs.ErrParameters},
-		"negative range":  {[]Tensor{{1, -1}}, errs.ErrParameters},
-		"NaN":             {[]Tensor{{1, float32(math.NaN())}}, errs.ErrParameters},
-		"infinity":        {[]Tensor{{1, float32(math.Inf(1))}}, errs.ErrParameters},
+		"no values":       {[]Tensor{{Count: 0, Range: 1}}, errs.ErrLayout},
+		"negative count":  {[]Tensor{{Count: -1, Range: 1}}, errs.ErrLayout},
+		"too many values": {[]Tensor{{Count: 1, Range: 1}, {Count: params.MaxValues, Range: 1}}, errs.ErrLayout},
+		"range 0":         {[]Tensor{{Count: 1, Range: 0}}, errs.ErrParameters},
+		"negative range":  {[]Tensor{{Count: 1, Range: -1}}, errs.ErrParameters},
+		"NaN":             {[]Tensor{{Count: 1, Range: float32(math.NaN())}}, errs.ErrParameters},
+		"infinity":        {[]Tensor{{Count: 1, Range: float32(math.Inf(1))}}, errs.ErrParameters},
 	} {
 		if _, err := NewLanes(s, c.tensors); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
@@ -341,7 +341,7 @@ func TestLayoutsAreChecked(t *testing.T) {
 
 func TestWarmEncodeAndDecodeAllocateNothing(t *testing.T) {
 	s := scheme(t, "n8192-q204", 16, 8, params.Stochastic)
-	l, err := NewLanes(s, []Tensor{{int64(s.ChunkValues()), 1}})
+	l, err := NewLanes(s, []Tensor{{Count: int64(s.ChunkValues()), Range: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -262,3 +262,71 @@ func TestComponentVectors(t *testing.T) {
 	}
 	vectors(t, "components.json", "frames of two components, control frames, public keys: docs/spec.md §6", cases)
 }
+
+// lastItem is the last extension of a task, of four bytes.
+func lastItem(b []byte) []byte { return b[len(b)-12:] }
+
+// TestExtensionVectors: tasks with extensions, as the fields of a plain or a
+// private task and a list of them, and lists that no task has.
+func TestExtensionVectors(t *testing.T) {
+	all := canonicalCases()
+	list := func(items ...any) []object {
+		out := []object{}
+		for i := 0; i < len(items); i += 2 {
+			out = append(out, object{"id": items[i], "content": items[i+1]})
+		}
+		return out
+	}
+	plain := func(change func(*task.Task)) *task.Task {
+		x := *all["task"].object.(*task.Task)
+		x.Layout = slices.Clone(x.Layout)
+		change(&x)
+		return &x
+	}
+	private := *all["private-task"].object.(*task.Task)
+	promise := private.Canonical()
+	promise = promise[len(promise)-3*8-2*4-2*8:]
+	private.Absent = 1000
+	fields := object{}
+	for name, v := range all["private-task"].fields {
+		if _, ok := all["task"].fields[name]; ok {
+			fields[name] = v
+		}
+	}
+	var cases []object
+	for _, c := range []struct {
+		object *task.Task
+		fields object
+		items  []object
+	}{
+		{plain(func(x *task.Task) { x.Absent = 250 }), all["task"].fields, list(3, "fa000000")},
+		{plain(func(x *task.Task) { x.Layout[1].Precise, x.Layout[2].NonNegative, x.Trim = true, true, 2 }), all["task"].fields, list(2, "000102", 4, "02000000")},
+		{plain(func(x *task.Task) {
+			x.Layout[0].Precise, x.Layout[0].NonNegative, x.Absent, x.Trim = true, true, 1, 1
+		}), all["task"].fields, list(2, "030000", 3, "01000000", 4, "01000000")},
+		{&private, fields, list(1, hex.EncodeToString(promise), 3, "e8030000")},
+	} {
+		b := c.object.Canonical()
+		if _, err := task.ParseTask(b); err != nil {
+			t.Fatal(err)
+		}
+		malformed := []object{}
+		for _, bad := range []struct {
+			why string
+			b   []byte
+		}{
+			{"a byte less", b[:len(b)-1]},
+			{"a byte more", append(bytes.Clone(b), 0)},
+			{"the first version's tag", bytes.Replace(b, []byte("/v2/"), []byte("/v1/"), 1)},
+			{"an unknown extension", bytes.Replace(b, lastItem(b), append([]byte{9}, lastItem(b)[1:]...), 1)},
+			{"a default", append(b[:len(b)-4:len(b)-4], 0, 0, 0, 0)},
+		} {
+			if _, err := task.ParseTask(bad.b); !errors.Is(err, errs.ErrCanonical) {
+				t.Errorf("%s: %v", bad.why, err)
+			}
+			malformed = append(malformed, object{"why": bad.why, "bytes": hex.EncodeToString(bad.b)})
+		}
+		cases = append(cases, object{"fields": c.fields, "extensions": c.items, "bytes": hex.EncodeToString(b), "sha256": task.DigestOf(c.object).String(), "malformed": malformed})
+	}
+	vectors(t, "extensions.json", "tasks with extensions, by their fields and as bytes: docs/canonical.md", cases)
+}

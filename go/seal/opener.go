@@ -22,6 +22,7 @@ type Opener struct {
 	geometry frame.Geometry
 	pool     chan *openWorker
 	hasher   *tag.Hasher
+	digits   *digits // nil without precise tensors
 
 	mu      sync.Mutex
 	weights uint64 // Σw of the control chunk; 0 until OpenControl
@@ -35,6 +36,7 @@ type openWorker struct {
 	decryptor *ckks.Decryptor
 	embedding *embedding // nil with lanes
 	words     [][]uint64
+	scratch   []float32 // for chunks with digits; nil without precise tensors
 }
 
 // NewOpener checks the release and prepares decryption on the given number of
@@ -53,7 +55,7 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 	threads = threadsOr(threads, geometry.Frames())
 	o := &Opener{
 		round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads),
-		tags: make([]chunkTag, geometry.ControlIndex()),
+		tags: make([]chunkTag, geometry.ControlIndex()), digits: newDigits(lanes, geometry.ControlIndex()),
 	}
 	var d *ckks.Decryptor
 	err = together(threads, func() (err error) {
@@ -70,7 +72,11 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 		if k > 0 {
 			d = d.Fork()
 		}
-		o.pool <- &openWorker{decryptor: d, embedding: newEmbedding(r.Scheme), words: planes(r.Scheme)}
+		w := &openWorker{decryptor: d, embedding: newEmbedding(r.Scheme), words: planes(r.Scheme)}
+		if o.digits != nil {
+			w.scratch = make([]float32, r.Scheme.ChunkValues())
+		}
+		o.pool <- w
 	}
 	return o, nil
 }
@@ -134,8 +140,8 @@ func (o *Opener) fit(high []uint64) error {
 	return nil
 }
 
-// Open decrypts data frame index and writes its values, [Geometry.Span] of
-// them, to out.
+// Open decrypts data frame index and writes its values, [Opener.Span] of them,
+// to out. Those of precise tensors are there after [Opener.Finish].
 func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) error {
 	o.mu.Lock()
 	weights := o.weights
@@ -146,10 +152,10 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 	if index < 0 || index >= o.geometry.ControlIndex() {
 		return fmt.Errorf("data frame %d of %d: %w", index, o.geometry.ControlIndex(), errs.ErrArgument)
 	}
-	from, to := o.geometry.Span(index)
-	if int64(len(out)) != to-from {
+	if from, to := o.Span(index); int64(len(out)) != to-from {
 		return fmt.Errorf("room for %d values of frame %d, which has %d: %w", len(out), index, to-from, errs.ErrArgument)
 	}
+	from, to := o.geometry.Span(index)
 	var w *openWorker
 	select {
 	case <-ctx.Done():
@@ -161,9 +167,19 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 		return err
 	}
 	err := error(nil)
-	if w.embedding != nil {
+	switch {
+	case w.embedding != nil:
 		err = w.embedding.decode(out, w.words, o.lanes, from, o.release.WeightSum, o.round.divisor(weights))
-	} else {
+	case o.digits != nil:
+		all := w.scratch[:to-from]
+		if err = o.lanes.Decode(all, w.words, from, o.release.WeightSum, o.round.divisor(weights)); err == nil {
+			copy(out, all)
+			o.digits.take(o.lanes, w.words, from, to, o.release.WeightSum)
+			o.mu.Lock()
+			o.digits.opened[index] = true
+			o.mu.Unlock()
+		}
+	default:
 		err = o.lanes.Decode(out, w.words, from, o.release.WeightSum, o.round.divisor(weights))
 	}
 	if err != nil {
@@ -234,13 +250,13 @@ func (o *Opener) OpenRange(ctx context.Context, first int, frames [][]byte, out 
 	if len(frames) == 0 {
 		return nil
 	}
-	start, _ := o.geometry.Span(first)
-	_, end := o.geometry.Span(first + len(frames) - 1)
+	start, _ := o.Span(first)
+	_, end := o.Span(first + len(frames) - 1)
 	if int64(len(out)) != end-start {
 		return fmt.Errorf("room for %d values of frames that have %d: %w", len(out), end-start, errs.ErrArgument)
 	}
 	return spread.Over(ctx, cap(o.pool), len(frames), func(_, k int) error {
-		from, to := o.geometry.Span(first + k)
+		from, to := o.Span(first + k)
 		return o.Open(ctx, first+k, frames[k], out[from-start:to-start])
 	})
 }

@@ -41,6 +41,9 @@ func (s *Sealer) prepare(secrets Secrets, threads int) error {
 	if err := s.join(found); err != nil {
 		return err
 	}
+	if err := s.split(threads); err != nil {
+		return err
+	}
 	s.workers = make([]*sealWorker, threads)
 	s.workers[0] = newSealWorker(s.round, encryptor)
 	return nil

@@ -23,7 +23,8 @@ func hostile(rng *rand.Rand, r float32) float32 {
 }
 
 // TestMeanOfHostileValues: any preset, mode, bits from 4 to 30, rounding,
-// cohort, weights, and two tensors whose ranges differ by up to 10^76: the mean
+// cohort, weights, and two tensors, precise or not, whose ranges differ by up to
+// 10^76: the mean
 // is that of float64 within the stated bound.
 func TestMeanOfHostileValues(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -47,6 +48,9 @@ func TestMeanOfHostileValues(t *testing.T) {
 		huge := rapid.SampledFrom([]float32{1, 1e4, 1e38, math.MaxFloat32}).Draw(rt, "huge")
 		tiny := rapid.SampledFrom([]float32{1, 1e-4, 1e-38, 1e-44}).Draw(rt, "tiny")
 		c.round.Tensors[0].Range, c.round.Tensors[1].Range = huge, tiny
+		for k := range c.round.Tensors {
+			c.round.Tensors[k].Precise = rapid.Bool().Draw(rt, "precise")
+		}
 		for range clients {
 			x := make([]float32, c.round.Values())
 			for v := range x {

@@ -33,10 +33,12 @@ import (
 
 // Tensor is one named array of the update, in layout order. Range is the
 // largest magnitude that travels unclipped.
+// Precise tensors travel in several digits.
 type Tensor struct {
-	Name  string
-	Count int64
-	Range float32
+	Name    string
+	Count   int64
+	Range   float32
+	Precise bool
 }
 
 // Round is what every contribution to a round and its result have in common.
@@ -98,6 +100,18 @@ func (r Round) Values() int64 {
 	return n
 }
 
+// sealed is the number of integers that travel: the values and the further
+// digits of those in precise tensors.
+func (r Round) sealed() int64 {
+	n, further := r.Values(), int64(r.Scheme.Digits()-1)
+	for _, t := range r.Tensors {
+		if t.Precise {
+			n += further * t.Count
+		}
+	}
+	return n
+}
+
 // Controls is the order of the control chunk.
 func (r Round) Controls() params.Controls {
 	return params.ControlsOf(len(r.Metrics), len(r.Tensors), r.Scheme.N())
@@ -113,7 +127,7 @@ func (r Round) hasher() *tag.Hasher {
 
 // Geometry is the shape of a contribution's frames.
 func (r Round) Geometry() frame.Geometry {
-	return frame.Geometry{Scheme: r.Scheme, Values: r.Values(), Controls: r.Controls().Count(), Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize])}
+	return frame.Geometry{Scheme: r.Scheme, Values: r.sealed(), Controls: r.Controls().Count(), Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize])}
 }
 
 // lanes checks the round and returns its encoding and geometry.
@@ -127,7 +141,7 @@ func (r Round) lanes() (*encoding.Lanes, frame.Geometry, error) {
 	}
 	tensors := make([]encoding.Tensor, len(r.Tensors))
 	for i, t := range r.Tensors {
-		tensors[i] = encoding.Tensor{Count: t.Count, Range: t.Range}
+		tensors[i] = encoding.Tensor{Count: t.Count, Range: t.Range, Precise: t.Precise}
 	}
 	l, err := encoding.NewLanes(r.Scheme, tensors)
 	if err != nil {
@@ -153,6 +167,24 @@ func (r Round) Bound(tensorRange float32, rel Release, weights uint64) float64 {
 	if r.Scheme.Encoding != params.Lanes {
 		// The mean itself is rounded to a step, too.
 		step += float64(tensorRange) / float64(r.Scheme.Half()) / 2
+	}
+	return step
+}
+
+// BoundOf is Bound of a tensor, precise or not. The digits of a precise tensor
+// are rounded to nearest, the last of them counts; beyond about 50 bits float64
+// arithmetic does.
+func (r Round) BoundOf(t Tensor, rel Release, weights uint64) float64 {
+	if !t.Precise {
+		return r.Bound(t.Range, rel, weights)
+	}
+	step := float64(t.Range) / float64(r.Scheme.Half()) / 2
+	for range r.Scheme.Digits() - 1 {
+		step /= r.Scheme.DigitBase()
+	}
+	step += float64(t.Range) * 0x1p-50
+	if r.Scheme.Mode == params.SumKey {
+		step *= float64(rel.Terms) * float64(r.WeightCap) / float64(weights)
 	}
 	return step
 }

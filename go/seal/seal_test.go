@@ -178,6 +178,9 @@ func (c *cohort) open(t testing.TB, result [][]byte, threads int) []float32 {
 	if err := o.Verify(); err != nil {
 		t.Fatal(err)
 	}
+	if err := o.Finish(out); err != nil {
+		t.Fatal(err)
+	}
 	metrics := o.Metrics(entries)
 	for name, got := range metrics {
 		if want := c.metric(name); math.Abs(got-want) > float64(c.round.WeightCap)*0x1p-22 {
@@ -212,6 +215,9 @@ func (c *cohort) reference() (mean []float64, bound []float64) {
 			step := r / float64(c.round.Scheme.Half())
 			if c.round.Scheme.Rounding == params.NearestEven {
 				step /= 2
+			}
+			if tensor.Precise {
+				step = r * 0x1p-44
 			}
 			if c.round.Scheme.Mode == params.SumKey {
 				step *= float64(len(c.updates)) * float64(c.round.WeightCap) / total

@@ -24,6 +24,7 @@ type Sealer struct {
 	lanes    *encoding.Lanes
 	geometry frame.Geometry
 	values   []float32
+	digits   []uint32 // the further ones of precise tensors
 	factor   float64
 	controls []uint64
 	clipped  []uint64
@@ -345,7 +346,11 @@ func (w *sealWorker) encode(s *Sealer, index int) error {
 		return encoding.EncodeControl(w.words, s.controls)
 	}
 	from, to := s.geometry.Span(index)
-	scheme, rounded := s.round.Scheme, int(to-from)
+	// Digits follow the values; a chunk may hold both.
+	end := s.lanes.Values()
+	values := s.values[min(from, end):min(to, end)]
+	digits := s.digits[max(from, end)-end : max(to, end)-end]
+	scheme, rounded := s.round.Scheme, len(values)
 	if w.embedding != nil {
 		rounded = scheme.N()
 	}
@@ -355,9 +360,9 @@ func (w *sealWorker) encode(s *Sealer, index int) error {
 	}
 	n := rounded
 	if w.embedding != nil {
-		w.embedding.encode(w.words, s.lanes, s.values[from:to], from, s.factor, rho)
+		w.embedding.encode(w.words, s.lanes, values, from, s.factor, rho)
 	} else {
-		n = s.lanes.Encode(w.words, s.values[from:to], from, s.factor, rho)
+		n = s.lanes.EncodeWith(w.words, values, digits, from, s.factor, rho)
 	}
 	if s.hasher != nil {
 		s.tags[index] = chunkTag{value: s.hasher.Chunk(uint32(index), w.words, n), known: true}

@@ -42,7 +42,7 @@ func inverse[T task.Object](f *testing.F, parse func([]byte) (T, error), codes [
 func FuzzTask(f *testing.F) {
 	shared := sample()
 	shared.Mode, shared.WeightCap, shared.Metrics, shared.Ranges = params.SharedKey, 3, []string{"accuracy", "loss"}, task.RangesNegotiated
-	inverse(f, task.ParseTask, []error{errs.ErrArgument, errs.ErrLayout, errs.ErrParameters}, sample(), shared)
+	inverse(f, task.ParseTask, []error{errs.ErrArgument, errs.ErrLayout, errs.ErrParameters}, sample(), shared, extended())
 }
 
 func FuzzRoundSpec(f *testing.F) {

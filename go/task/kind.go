@@ -125,10 +125,22 @@ func (t *Task) Shape(k Kind) (Shape, error) {
 	return s, err
 }
 
+// sealed is the number of integers that travel: the values and the further
+// digits of those in precise tensors.
+func (s Shape) sealed() int64 {
+	n, further := s.Layout.Values(), int64(s.Scheme.Digits()-1)
+	for _, t := range s.Layout {
+		if t.Precise {
+			n += further * t.Count()
+		}
+	}
+	return n
+}
+
 // Geometry is the shape of a contribution to the round of a specification.
 func (s Shape) Geometry(spec Digest) (frame.Geometry, error) {
 	g := frame.Geometry{
-		Scheme: s.Scheme, Values: s.Layout.Values(), Key: [frame.KeySize]byte(spec[:frame.KeySize]),
+		Scheme: s.Scheme, Values: s.sealed(), Key: [frame.KeySize]byte(spec[:frame.KeySize]),
 		Controls: params.ControlsOf(len(s.Metrics), len(s.Layout), s.Scheme.N()).Count(),
 	}
 	return g, g.Validate()

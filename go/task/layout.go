@@ -17,6 +17,11 @@ type Tensor struct {
 	Name  string
 	Shape []uint64
 	Range float32
+	// Precise tensors travel in several digits: their small values keep their
+	// bits beside large ones.
+	Precise bool
+	// NonNegative tensors stay so: no mean takes the model's values below zero.
+	NonNegative bool
 }
 
 // Count is the number of values, the product of the shape.

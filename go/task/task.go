@@ -62,19 +62,29 @@ type Task struct {
 	KMS             Key
 	// Privacy is what clients clip and add before they encrypt; nil without.
 	Privacy *privacy.Promise
+	// Absent is how many of the clients that announced themselves may be
+	// missing from a set, in 1/1000; 0: the default, 200.
+	Absent uint32
+	// Trim is how many of the largest claims of a negotiated range are ignored.
+	Trim uint32
 }
 
-// A task with privacy has a tag of its own: who does not know it refuses the
-// task and does not take part without noise.
+// A task with privacy has a tag of its own, and so has one with extensions: who
+// does not know it refuses the task and does not take part without noise.
 const (
-	tagTask    = "cryptflow/v1/task"
-	tagPrivate = "cryptflow/v1/private-task"
+	tagTask     = "cryptflow/v1/task"
+	tagPrivate  = "cryptflow/v1/private-task"
+	tagExtended = "cryptflow/v2/task"
 )
 
 // Canonical bytes.
 func (t *Task) Canonical() []byte {
+	extended := t.extended()
 	w := start(tagTask)
-	if t.Privacy != nil {
+	switch {
+	case extended:
+		w = start(tagExtended)
+	case t.Privacy != nil:
 		w = start(tagPrivate)
 	}
 	w.text(t.Name)
@@ -110,24 +120,21 @@ func (t *Task) Canonical() []byte {
 	}
 	w.fixed(t.Aggregator)
 	w.fixed(t.KMS)
-	if p := t.Privacy; p != nil {
-		for _, v := range []float64{p.Clip, p.Multiplier, p.Delta} {
-			w.f64(v)
-		}
-		w.u32(p.Colluding)
-		w.u32(p.Steps)
-		w.u64(p.Bound)
-		w.u64(p.Variance)
+	if extended {
+		t.writeExtensions(w)
+	} else {
+		t.writePrivacy(w)
 	}
 	return w.b
 }
 
 // ParseTask is the strict inverse of Canonical, followed by Check.
 func ParseTask(b []byte) (*Task, error) {
-	private := bytes.HasPrefix(b, start(tagPrivate).b)
 	tag := tagTask
-	if private {
-		tag = tagPrivate
+	for _, other := range []string{tagPrivate, tagExtended} {
+		if bytes.HasPrefix(b, start(other).b) {
+			tag = other
+		}
 	}
 	r := open(b, tag)
 	t := &Task{Name: r.text(), Nonce: r.fixed(), Mode: params.Mode(r.u8()), Preset: r.text(), Bits: r.u32(), Rounding: params.Rounding(r.u8()), Encoding: params.Encoding(r.u8()), Ranges: Ranges(r.u8())}
@@ -152,8 +159,11 @@ func ParseTask(b []byte) (*Task, error) {
 		*p = r.u32()
 	}
 	t.Aggregator, t.KMS = r.fixed(), r.fixed()
-	if private {
-		t.Privacy = &privacy.Promise{Clip: r.f64(), Multiplier: r.f64(), Delta: r.f64(), Colluding: r.u32(), Steps: r.u32(), Bound: r.u64(), Variance: r.u64()}
+	switch tag {
+	case tagPrivate:
+		t.readPrivacy(r)
+	case tagExtended:
+		t.readExtensions(r)
 	}
 	if err := r.close(); err != nil {
 		return nil, fmt.Errorf("task: %w", err)
@@ -214,6 +224,9 @@ func (t *Task) Check() error {
 		if !c.ok {
 			return fmt.Errorf("task %s: %s: %w", t.Name, c.text, errs.ErrArgument)
 		}
+	}
+	if err := t.checkExtensions(); err != nil {
+		return err
 	}
 	return t.checkPrivacy()
 }

@@ -18,6 +18,7 @@ from typing import Any, Generic
 import numpy as np
 import numpy.typing as npt
 
+from cryptflow._kinds import in_company
 from cryptflow.errors import LayoutError
 from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor, pieces
 
@@ -62,11 +63,11 @@ class ArrayWeights:
                 "arrays of its own and shows their mean: use average=False"
             )
         self._source, self._names = source, tuple(names)
-        self._layout = [Tensor(n, a.shape) for n, a in self._arrays()]
+        self._layout = in_company(Tensor(n, a.shape) for n, a in self._arrays())
 
     @property
     def layout(self) -> Layout:
-        """Names and shapes of the arrays that travel."""
+        """Names, shapes and kinds of the arrays that travel."""
         return self._layout
 
     def read(self, out: Flat) -> None:

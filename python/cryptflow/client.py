@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cryptflow._coarse import first_coarse, listed, warn_once
+from cryptflow._kinds import chosen, in_company
 from cryptflow._native import Handle, call, receive, send, threads
 from cryptflow._progress import Bars, Observer
 from cryptflow.errors import (
@@ -107,13 +109,18 @@ class RoundReport:
         Largest error of a mean value from encoding, before rounding to
         float32, for values within the largest range.
     bounds : dict of str to float
-        The same, by tensor.
+        The same, by tensor. That of a precise tensor includes rounding to float32.
     result_digest, spec_digest : str
         Hexadecimal digests of the published result and the round.
     checkpoint : str
         The key service's signed audit checkpoint, verified.
     attempts : int
         Rounds tried; all but the last were aborted.
+    coarse : tuple of str
+        Tensors of which the smaller values, the tenth percentile of the model's
+        magnitudes after the round, are below their bound: create the task with
+        more bits, or with ``precise=[...]``. A session that holds the model says
+        so; empty otherwise.
     noise : float
         Standard deviation of the noise that differential privacy added to every
         value of the mean; 0 without privacy. `stated_bound` does not cover it.
@@ -150,6 +157,7 @@ class RoundReport:
     spec_digest: str
     checkpoint: str
     attempts: int = 1
+    coarse: tuple[str, ...] = ()
     noise: float = 0.0
     epsilon: float | None = None
     delta: float | None = None
@@ -159,6 +167,8 @@ class RoundReport:
         parts = [f"{name} {s:.2f} s" for name, s in self.seconds.items() if s]
         clipped = f", {sum(self.clipped.values())} clipped" if self.clipped else ""
         means = "".join(f", {name} {v:.4g}" for name, v in self.metrics.items())
+        if self.coarse:
+            clipped += f", coarse: {listed(self.coarse)}"
         if self.epsilon is not None:
             means += f", ε = {self.epsilon:.3g} at δ = {self.delta:.1g}"
         return (
@@ -171,7 +181,8 @@ class RoundReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
-        return asdict(self) | {"clients": list(self.clients)}
+        lists = {"clients": list(self.clients), "coarse": list(self.coarse)}
+        return asdict(self) | lists
 
     def scalars(self) -> dict[str, float]:
         """Return what loggers and progress bars show, under `cohort_` names.
@@ -211,6 +222,8 @@ class RoundReport:
             ),
             *((escape(name), f"{v:.4g}") for name, v in self.metrics.items()),
         ]
+        if self.coarse:
+            rows.append(("coarse", escape(listed(self.coarse))))
         if self.epsilon is not None:
             rows.append(("epsilon", f"{self.epsilon:.3g} (δ = {self.delta:.1g})"))
             rows.append(("noise", f"± {self.noise:.1e} a value"))
@@ -357,7 +370,8 @@ class Client:
                 self._handle.close()
                 raise
         self._layout = [
-            Tensor(t["name"], tuple(t["shape"])) for t in self.info["layout"]
+            Tensor(t["name"], tuple(t["shape"]), t["precise"], t["nonnegative"])
+            for t in self.info["layout"]
         ]
         self._progress, self._on_phase = progress, on_phase
         self._waiting: Contribution | None = None
@@ -677,6 +691,8 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
         layout = [
             t if isinstance(t, Tensor) else Tensor(t[0], tuple(t[1])) for t in model[0]
         ]
+        if not any(isinstance(t, Tensor) for t in model[0]):
+            layout = in_company(layout)
         return layout, np.ascontiguousarray(model[1], np.float32).reshape(-1)
     if hasattr(model, "layout") and hasattr(model, "read"):
         weights: Any = model
@@ -695,7 +711,7 @@ def layout_of(model: Model) -> tuple[list[Tensor], Flat]:
         return layout_of(ModuleWeights(module))
     if isinstance(model, Mapping):
         arrays = {name: np.asarray(a, np.float32) for name, a in model.items()}
-        layout = [Tensor(name, tuple(a.shape)) for name, a in arrays.items()]
+        layout = in_company(Tensor(name, tuple(a.shape)) for name, a in arrays.items())
         parts = [a.reshape(-1) for a in arrays.values()] or [np.empty(0, np.float32)]
         return layout, np.concatenate(parts)
     raise LayoutError(
@@ -731,6 +747,8 @@ def create_task(
     weight_cap: int | None = None,
     ranges: str | None = None,
     value_range: float | Mapping[str, float] | None = None,
+    precise: Sequence[str] | None = None,
+    nonnegative: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     min_cohort: int | None = None,
     max_clients: int | None = None,
@@ -778,6 +796,16 @@ def create_task(
     value_range : float or mapping, optional
         Fixed ranges; a mapping gives one by glob pattern of tensor names (1.0
         otherwise).
+    precise : sequence of str, optional
+        Glob patterns of tensors whose values span magnitudes: they travel in
+        several digits (three for 16 bits), so that small values keep their bits
+        beside large ones. Buffers of torch modules, weights of Keras layers that
+        are not trained, and moments in mappings are precise by themselves, except
+        with slots or privacy, where none can be. A pattern that begins with !
+        takes away.
+    nonnegative : sequence of str, optional
+        Patterns of tensors that no mean may take below zero. Variances of
+        normalising layers are by themselves.
     metrics : sequence of str, optional
         Scalars that clients may report with an update; loss when missing.
     min_cohort, max_clients : int, optional
@@ -809,6 +837,8 @@ def create_task(
     from cryptflow.hazmat import _words
 
     layout, values = layout_of(model)
+    able = encoding == "lanes" and privacy is None
+    layout = chosen(layout, precise, nonnegative, able)
     for what, number in (
         ("rounds", rounds),
         ("bits", bits),
@@ -853,6 +883,8 @@ def create_task(
                 "name": t.name,
                 "shape": t.shape,
                 "range": 0 if privacy else _range(t.name, fixed),
+                "precise": t.precise,
+                "nonnegative": t.nonnegative,
             }
             for t in layout
         ],
@@ -872,6 +904,11 @@ def create_task(
     answer: dict[str, Any] = run(
         "create", pa.array(values), profile=path, create=request
     )
+    if privacy is None:
+        steps = 2 ** (int(bits) - 1) - 1
+        named = {t.name: _range(t.name, fixed) for t in layout}
+        coarse = first_coarse(layout, values, steps, named if ranges == "fixed" else {})
+        warn_once(coarse, answer["digest"], "")
     return answer
 
 

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from cryptflow._backup import Backup
+from cryptflow._kinds import variance_name
 from cryptflow._rounds import Rounds
 from cryptflow.errors import InputError, LayoutError
 from cryptflow.session import Averager, Flat, Layout, Tensor, Weights, pieces
@@ -69,7 +70,7 @@ class ModelWeights:
             )
         self._variables: list[Any] = []
         self._layout: list[Tensor] = []
-        names, stays = _canonical_names(model), _frozen(model)
+        names, stays, kinds = _canonical_names(model), _frozen(model), _kinds(model)
         for variable in {id(v): v for v in model.weights}.values():
             name, shape = names[id(variable)], tuple(int(n) for n in variable.shape)
             number = keras.backend.is_float_dtype(variable.dtype)
@@ -77,7 +78,8 @@ class ModelWeights:
                 continue
             if include is None or include(name):
                 self._variables.append(variable)
-                self._layout.append(Tensor(name, shape))
+                kind = kinds.get(id(variable), (False, False))
+                self._layout.append(Tensor(name, shape, *kind))
         mine = {id(v) for v in self._variables}
         # Such layers compute with constants made of their weights.
         self._derived = [
@@ -89,7 +91,11 @@ class ModelWeights:
 
     @property
     def layout(self) -> Layout:
-        """Names and shapes of the weights that travel."""
+        """Names, shapes and kinds of the weights that travel.
+
+        What a layer keeps beside what is trained, such as moments, is precise; a
+        variance is never negative.
+        """
         return self._layout
 
     def read(self, out: Flat) -> None:
@@ -123,6 +129,23 @@ def _frozen(model: keras.Model) -> set[int]:
             out |= {id(v) for v in layer.weights}
         # Weights that were made to be trained; moments never were.
         out |= {id(v) for v in layer._trainable_variables if not v.trainable}
+    return out
+
+
+def _kinds(model: keras.Model) -> dict[int, tuple[bool, bool]]:
+    """Say of each weight that was not made to be trained how it travels.
+
+    By identity: whether it is precise, and whether it is never negative.
+    """
+    out = {}
+    for layer in model._flatten_layers():
+        variances = set()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            variances.add(id(layer.moving_variance))
+        if isinstance(layer, keras.layers.Normalization):
+            variances.add(id(getattr(layer, "adapt_variance", None)))
+        for v in layer._non_trainable_variables:
+            out[id(v)] = True, id(v) in variances or variance_name(v.name)
     return out
 
 

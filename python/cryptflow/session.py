@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -39,10 +39,24 @@ Report = TypeVar("Report", covariant=True)
 
 @dataclass(frozen=True)
 class Tensor:
-    """Name and shape of one array of a model."""
+    """Name and shape of one array of a model, and what kind of array it is.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    precise : bool
+        Whether its values span magnitudes, as moments of many channels do: they
+        travel in several digits, so that small ones keep their bits.
+    nonnegative : bool
+        Whether no value may become negative, as of a variance: noise of a mean
+        does not take it below zero.
+    """
 
     name: str
     shape: tuple[int, ...]
+    precise: bool = False
+    nonnegative: bool = False
 
     @property
     def count(self) -> int:
@@ -66,7 +80,7 @@ class Weights(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Names and shapes of the tensors that travel."""
+        """Names, shapes and kinds of the tensors that travel."""
 
     def read(self, out: Flat) -> None:
         """Copy all values, flat, to `out`."""
@@ -98,7 +112,9 @@ class Averager(Protocol[Report]):
 
 
 def compare_layouts(task: Layout, model: Layout) -> None:
-    """Refuse a model whose layout is not the task's.
+    """Refuse a model whose layout, in names and shapes, is not the task's.
+
+    What kinds of tensors there are, the task says.
 
     Raises
     ------
@@ -234,6 +250,7 @@ class Session(Generic[Report]):
                 "the model has no values that travel: is every layer frozen, or does "
                 "include choose none?"
             )
+        self._layout = layout if client.layout is None else client.layout
         self._weights, self._client = weights, client
         self._num_examples, self._epochs_per_round = num_examples, epochs_per_round
         self._epochs = 0
@@ -291,15 +308,17 @@ class Session(Generic[Report]):
             Scalars such as loss, for the report's means over the cohort.
         """
         self._weights.read(self._update)
+        self._refuse_negative(self._update)
         np.subtract(self._update, self._start, out=self._update)
         given = () if metrics is None else (metrics,)
         mean, report = self._client.average(
             self._update, int(self._num_examples), *given
         )
         self._check(mean)
-        self._replace(np.add(self._master, mean))
+        self._replace(self._stepped(mean))
         self._note()
-        return report
+        described: Report = self._described(report)
+        return described
 
     def reset(self) -> None:
         """Put the model that everybody holds in place again, as after a round."""
@@ -341,6 +360,45 @@ class Session(Generic[Report]):
             client: Any = self._client
             client.resume(state["position"])
         self._position = state["position"]
+
+    def _positive(self, values: Flat) -> Iterator[tuple[Tensor, Flat]]:
+        """Yield the tensors that stay non-negative, as views."""
+        for tensor, part in zip(
+            self._layout, pieces(self._layout, values), strict=True
+        ):
+            if tensor.nonnegative:
+                yield tensor, part
+
+    def _refuse_negative(self, values: Flat) -> None:
+        for tensor, part in self._positive(values):
+            if part.size and part.min() < 0:
+                raise InputError(
+                    f"tensor {tensor.name!r} holds {part.min():g}, and the task says "
+                    "that it is never negative: nothing was sent; put the last "
+                    "round's values back, or create the task with "
+                    f"nonnegative=['!{tensor.name}']"
+                )
+
+    def _stepped(self, mean: Flat) -> Flat:
+        """Return the next master: what stays non-negative does, for everybody."""
+        out: Flat = np.add(self._master, mean)
+        for _, part in self._positive(out):
+            part[part <= 0] = 0  # a zero of either sign too
+        return out
+
+    def _described(self, report: Any) -> Any:
+        """Add to a report what only the model's values say."""
+        bounds = getattr(report, "bounds", None)
+        if bounds is None or not hasattr(report, "coarse"):
+            return report
+        from cryptflow._coarse import coarse_tensors, warn_once
+
+        names = coarse_tensors(self._layout, self._master, bounds)
+        if not names:
+            return report
+        info: Mapping[str, Any] = getattr(self._client, "info", {})
+        warn_once(names, str(info.get("digest")), str(info.get("client")))
+        return replace(report, coarse=names)
 
     def _note(self) -> None:
         self._position = getattr(self._client, "position", None)

@@ -11,13 +11,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
+from cryptflow._kinds import variance_name
 from cryptflow._ranks import of_rank_zero
 from cryptflow.errors import LayoutError
 from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor, pieces
@@ -69,11 +71,19 @@ class ModuleWeights:
                 "that says whether the tensor travels"
             )
         self._model, self._include = model, include
-        self._layout = _layout(self._tensors())
+        kinds = _kinds(model)
+        self._layout = [
+            Tensor(name, tuple(t.shape), *kinds.get(id(t), (False, False)))
+            for name, t in self._tensors()
+        ]
 
     @property
     def layout(self) -> Layout:
-        """Names and shapes of the tensors that travel."""
+        """Names, shapes and kinds of the tensors that travel.
+
+        Buffers, such as BatchNorm's moments or the vectors of a spectral norm, are
+        precise; a running variance is never negative.
+        """
         return self._layout
 
     def read(self, out: Flat) -> None:
@@ -91,7 +101,8 @@ class ModuleWeights:
     def _placed(self, flat: Flat) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Pair the parts of flat values with the model's tensors."""
         tensors = list(self._tensors())
-        if _layout(tensors) != self._layout:
+        known = [(t.name, t.shape) for t in self._layout]
+        if [(name, tuple(t.shape)) for name, t in tensors] != known:
             raise LayoutError(
                 "the model's tensors changed since FedAvg was made; make a new one"
             )
@@ -145,8 +156,14 @@ class ModuleWeights:
             yield name, tensor
 
 
-def _layout(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[Tensor]:
-    return [Tensor(name, tuple(t.shape)) for name, t in tensors]
+def _kinds(model: nn.Module) -> dict[int, tuple[bool, bool]]:
+    """Say of each buffer, by identity, whether it is precise and non-negative."""
+    out = {}
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            normed = isinstance(module, _NormBase) and name == "running_var"
+            out[id(buffer)] = True, normed or variance_name(name)
+    return out
 
 
 def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

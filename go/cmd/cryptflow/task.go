@@ -107,7 +107,7 @@ func taskCreate(profile *string) *cobra.Command {
 	var colluding uint32
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Create a task from a layout and a first model", Args: cobra.ExactArgs(1),
-		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges; the first model is a file of little-endian float32 values in layout order (zeros when\nleft out). From Python, cryptflow.create_task takes both from a model.",
+		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges, {\"precise\": true} for values that span magnitudes, {\"nonnegative\": true} for what\nnever becomes negative; the first model is a file of little-endian float32 values in layout order (zeros when\nleft out). From Python, cryptflow.create_task takes both from a model.",
 		Example: "  cryptflow task create digits --profile admin.toml --layout layout.json \\\n    --model model.f32 --member client-0 --member client-1 --member client-2",
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Name = args[0]
@@ -181,10 +181,23 @@ func taskCreate(profile *string) *cobra.Command {
 
 // tensors counts those of a task in words.
 func tensors(t *task.Task) string {
-	if len(t.Layout) == 1 {
-		return "1 tensor"
+	precise, positive := 0, 0
+	for _, x := range t.Layout {
+		if x.Precise {
+			precise++
+		}
+		if x.NonNegative {
+			positive++
+		}
 	}
-	return fmt.Sprintf("%d tensors", len(t.Layout))
+	text := fmt.Sprintf("%d tensors", len(t.Layout))
+	if len(t.Layout) == 1 {
+		text = "1 tensor"
+	}
+	if precise+positive > 0 {
+		text += fmt.Sprintf(" (%d precise, %d non-negative)", precise, positive)
+	}
+	return text
 }
 
 // promised says what a task's privacy is.
