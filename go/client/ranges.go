@@ -49,6 +49,9 @@ func (x *Client) check(u Update) error {
 	if n := x.task.Layout.Values(); int64(len(u.Values)) != n {
 		return fmt.Errorf("an update of %d values for a layout of %d: %w", len(u.Values), n, errs.ErrLayout)
 	}
+	if err := x.begun(); err != nil {
+		return err
+	}
 	for name, v := range u.Metrics {
 		if !slices.Contains(x.task.Metrics, name) {
 			return fmt.Errorf("the task has no metric %q; it has %q: %w", name, x.task.Metrics, errs.ErrArgument)
