@@ -26,7 +26,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -328,16 +327,6 @@ func (x *Client) sealed(r *Round) (seal.Round, error) {
 		}
 	}
 	return out, nil
-}
-
-// weight is what represents num_examples in a round. Shared-key has public
-// integer weights of at most 255: above, weights are rounded to that scale.
-func (x *Client) weight(examples uint32) uint32 {
-	public := x.task.PublicWeightCap()
-	if x.task.Mode == params.SumKey || x.task.WeightCap == public || examples > x.task.WeightCap {
-		return examples
-	}
-	return max(1, uint32(math.Round(float64(examples)*float64(public)/float64(x.task.WeightCap))))
 }
 
 // verified opens a checkpoint and demands that the log continues.

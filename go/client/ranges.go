@@ -11,6 +11,7 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/seal"
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
@@ -58,6 +59,9 @@ func (x *Client) check(u Update) error {
 		}
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return fmt.Errorf("metric %q is NaN or an infinity: %w", name, errs.ErrNotFinite)
+		}
+		if err := seal.CheckMetric(name, v); err != nil {
+			return err
 		}
 	}
 	if x.task.Privacy != nil && u.Examples >= 1 {
