@@ -436,7 +436,7 @@ class Round:
         own = 1 if self.shared else weight
         metrics: list[int] = []
         for name in self.case["metrics"]:
-            value = min(max(client["metrics"].get(name, 0.0), -(2.0**22)), 2.0**22)
+            value = client["metrics"].get(name, 0.0)
             given = own if name in client["metrics"] else 0
             metrics += [round(value * factor * 2**24) + 2**46, given]
         entries = [own, sum(clipped), 0, 0, *metrics, *clipped]

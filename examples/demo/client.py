@@ -38,6 +38,10 @@ class Recorder:
         """Return the task's first model."""
         return self._client.initial_model()
 
+    def check_initial_model(self, weights):
+        """Refuse weights that are not it, where every client brings it."""
+        self._client.check_initial_model(weights)
+
     def average(self, update, num_examples):
         """Average, and keep update and mean."""
         np.save(self._folder / f"update-{self.rounds}.npy", update)

@@ -82,6 +82,9 @@ func (s *Service) step(ctx context.Context, name string) (again bool, wait time.
 	}
 	switch x.State {
 	case task.RoundCreated:
+		if row.creating() {
+			return false, 0, nil // until the model is stored
+		}
 		return true, 0, s.open(ctx, p)
 	case task.RoundCollecting:
 		full := min(uint32(len(t.Members)), t.MaxClients)

@@ -47,6 +47,7 @@ type Service struct {
 	uploads map[string]*transfer // by id
 	changed map[string]chan struct{}
 	engines map[string]chan struct{} // wakes a task's engine
+	storing map[string]int           // first models on their way in, by task
 	ctx     context.Context
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -68,6 +69,7 @@ func New(c Config) (*Service, error) {
 	s := &Service{
 		c: c, self: task.Key(c.Signing.Public().(ed25519.PublicKey)),
 		uploads: map[string]*transfer{}, changed: map[string]chan struct{}{}, engines: map[string]chan struct{}{},
+		storing: map[string]int{},
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	var names []string
@@ -118,6 +120,7 @@ type taskRow struct {
 	Task      []byte `json:"task"`
 	Signature []byte `json:"signature"`
 	HasModel  bool   `json:"has_model"`
+	Brought   bool   `json:"brought,omitempty"` // by every client: the first model is not kept here
 	Published uint32 `json:"published"`
 	Ended     string `json:"ended"`
 	Round     uint32 `json:"round"` // the latest

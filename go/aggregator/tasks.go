@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -17,8 +16,8 @@ import (
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
-// CreateTask accepts a task that a configured admin signed and begins its
-// first round.
+// CreateTask accepts a task that a configured admin signed. Its first round
+// opens when its first model is there.
 func (s *Service) CreateTask(ctx context.Context, in *pb.Signed) (*pb.TaskStatus, error) {
 	object := task.Signed{Bytes: in.GetObject(), Signature: in.GetSignature()}
 	if !slices.ContainsFunc(s.c.Admins, func(k task.Key) bool { return object.Verify(k) == nil }) {
@@ -67,6 +66,9 @@ func status(r storage.Reader, name string) (*pb.TaskStatus, error) {
 		return nil, err
 	}
 	x, err := roundStatus(r, t, row.Round)
+	if x != nil && row.creating() {
+		x.Reason = waitsForModel
+	}
 	return &pb.TaskStatus{
 		Task: &pb.Signed{Object: row.Task, Signature: row.Signature}, HasModel: row.HasModel,
 		Published: row.Published, Ended: row.Ended, Round: x,
@@ -99,8 +101,12 @@ func roundStatus(r storage.Reader, t *task.Task, n uint32) (*pb.RoundStatus, err
 	return x, nil
 }
 
-// GetTask returns a task as it was signed, and how it stands.
+// GetTask returns a task as it was signed, and how it stands. For clients a
+// task does not exist before its first model is there.
 func (s *Service) GetTask(ctx context.Context, in *pb.TaskName) (out *pb.TaskStatus, err error) {
+	if err := s.created(ctx, in.Name); err != nil {
+		return nil, err
+	}
 	return out, s.c.Ledger.View(ctx, func(r storage.Reader) error {
 		t, _, err := taskOf(r, in.Name)
 		if err != nil {
@@ -222,97 +228,4 @@ func (s *Service) AbortTask(ctx context.Context, in *pb.AbortRequest) (*pb.TaskS
 	}
 	s.signal(in.Name)
 	return s.GetTask(ctx, &pb.TaskName{Name: in.Name})
-}
-
-// PutModel stores a task's first model.
-func (s *Service) PutModel(stream grpc.ClientStreamingServer[pb.ModelPart, pb.Empty]) error {
-	ctx := stream.Context()
-	part, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	var t *task.Task
-	if err := s.c.Ledger.View(ctx, func(r storage.Reader) error {
-		t, _, err = taskOf(r, part.Task)
-		return err
-	}); err != nil {
-		return err
-	}
-	segment, err := s.c.Blobs.Create(ctx, modelBlob(task.DigestOf(t)))
-	if err != nil {
-		return err
-	}
-	h, left := task.NewModelHash(task.DigestOf(t.Layout)), 4*t.Layout.Values()
-	for err == nil {
-		if left -= int64(len(part.Values)); left < 0 {
-			err = fmt.Errorf("the model of %s has more than %d values: %w", t.Name, t.Layout.Values(), errs.ErrLayout)
-			break
-		}
-		h.Write(part.Values)
-		if _, err = segment.Write(part.Values); err == nil {
-			part, err = stream.Recv()
-		}
-	}
-	if errors.Is(err, io.EOF) {
-		err = nil
-		if left != 0 || task.Digest(h.Sum(nil)) != t.InitialModel {
-			err = fmt.Errorf("these are not the values of the first model of %s: %w", t.Name, errs.ErrModelMismatch)
-		}
-	}
-	if err != nil {
-		return errors.Join(err, segment.Abort())
-	}
-	if err := segment.Commit(); err != nil {
-		return err
-	}
-	if err := s.c.Ledger.Update(ctx, func(w storage.Writer) error {
-		_, row, err := taskOf(w, t.Name)
-		if err != nil {
-			return err
-		}
-		row.HasModel = true
-		return putRow(w, bucketTask, t.Name, row)
-	}); err != nil {
-		return err
-	}
-	s.signal(t.Name)
-	return stream.SendAndClose(&pb.Empty{})
-}
-
-// modelPart is the size of one message of a model.
-const modelPart = 256 << 10
-
-// GetModel sends a task's first model.
-func (s *Service) GetModel(in *pb.TaskName, stream grpc.ServerStreamingServer[pb.ModelPart]) error {
-	ctx := stream.Context()
-	var t *task.Task
-	var row *taskRow
-	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
-		if t, row, err = taskOf(r, in.Name); err != nil {
-			return err
-		}
-		return enrolled(ctx, t)
-	}); err != nil {
-		return err
-	}
-	if !row.HasModel {
-		return fmt.Errorf("task %s keeps no first model; clients bring their own: %w", t.Name, errs.ErrModelMismatch)
-	}
-	blob, err := s.c.Blobs.Open(ctx, modelBlob(task.DigestOf(t)))
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
-	buf := make([]byte, modelPart)
-	for at := int64(0); at < blob.Size(); {
-		n := min(int64(len(buf)), blob.Size()-at)
-		if _, err := blob.ReadAt(buf[:n], at); err != nil {
-			return err
-		}
-		if err := stream.Send(&pb.ModelPart{Values: buf[:n]}); err != nil {
-			return err
-		}
-		at += n
-	}
-	return nil
 }

@@ -145,7 +145,7 @@ func Start(kind, text string) (int64, error) {
 	})
 }
 
-// StartWith begins an operation on a float32 array: contribute, create. The
+// StartWith begins an operation on a float32 array: contribute, create, holds. The
 // array is read in place until the operation's result is closed.
 func StartWith(kind, text string, inArr, inSch uintptr) (int64, error) {
 	return guard(func() (int64, error) {
@@ -162,6 +162,8 @@ func StartWith(kind, text string, inArr, inSch uintptr) (int64, error) {
 			return begin(func(ctx context.Context, o *op) (any, error) { return q.contribute(ctx, o, in) }), nil
 		case "create":
 			return begin(func(ctx context.Context, _ *op) (any, error) { return q.create(ctx, in) }), nil
+		case "holds":
+			return begin(func(context.Context, *op) (any, error) { return q.holds(in) }), nil
 		}
 		in.Release()
 		return 0, fmt.Errorf("no operation %q: %w", kind, errs.ErrArgument)
@@ -199,6 +201,16 @@ func (q *request) model(ctx context.Context, o *op) (any, error) {
 	o.array = array
 	o.mu.Unlock()
 	return true, nil
+}
+
+// holds compares a model with the task's first.
+func (q *request) holds(in *arrowio.Float32) (any, error) {
+	defer in.Release()
+	x, err := lookup[*connection](q.Client)
+	if err != nil {
+		return nil, err
+	}
+	return nil, x.HoldsInitialModel(in.Float32Values())
 }
 
 func (q *request) contribute(ctx context.Context, o *op, in *arrowio.Float32) (any, error) {

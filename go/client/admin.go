@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"time"
@@ -70,6 +68,9 @@ type TaskRequest struct {
 	PerOrganisation uint32       `json:"per_organisation"`
 	Deadline        uint32       `json:"deadline"` // seconds; 600
 	Rounds          uint32       `json:"rounds"`   // 10
+	// InitialModel says who keeps the first model: stored, at the aggregator,
+	// or clients, each of which brings it. Its digest is signed either way.
+	InitialModel string `json:"initial_model"` // stored
 	// Privacy makes means differentially private. Rounding is nearest, ranges
 	// are fixed and follow from the clip norm, weight_cap is 1 and there are
 	// no metrics then.
@@ -251,82 +252,6 @@ func smallest(t *task.Task) (best string, err error) {
 		return "", err
 	}
 	return best, nil
-}
-
-// modelPart is the size of one message of a model.
-const modelPart = 256 << 10
-
-// CreateTask signs a task and gives it to both services, with the first
-// model's values in layout order. Doing it again after a failure needs a new
-// name or the same services' state: a task once accepted stands.
-func (a *Admin) CreateTask(ctx context.Context, q TaskRequest, model []float32) (*task.Task, error) {
-	if a.signing == nil {
-		return nil, fmt.Errorf("creating a task needs signing_key in the profile: %w", errs.ErrConfig)
-	}
-	aggregator, err := a.Rounds.Info(ctx, &pb.Empty{})
-	if err != nil {
-		return nil, rpc.FromStatus(err, "aggregator")
-	}
-	kms, err := a.Keys.Info(ctx, &pb.Empty{})
-	if err != nil {
-		return nil, rpc.FromStatus(err, "key service")
-	}
-	t, err := q.build(aggregator, kms)
-	if err != nil {
-		return nil, err
-	}
-	if n := t.Layout.Values(); int64(len(model)) != n {
-		return nil, fmt.Errorf("a first model of %d values for a layout of %d: %w", len(model), n, errs.ErrLayout)
-	}
-	rest := model
-	for _, tensor := range t.Layout {
-		part := rest[:tensor.Count()]
-		rest = rest[len(part):]
-		for _, v := range part {
-			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-				return nil, fmt.Errorf("tensor %q of the first model holds NaN or an infinity; a constant, such as a mask, can be left out: %w", tensor.Name, errs.ErrNotFinite)
-			}
-			if tensor.NonNegative && v < 0 {
-				return nil, fmt.Errorf("tensor %q of the first model is to stay non-negative and holds %g: %w", tensor.Name, v, errs.ErrArgument)
-			}
-		}
-	}
-	t.InitialModel = task.InitialModel(task.DigestOf(t.Layout), model)
-	if err := t.Check(); err != nil {
-		return nil, err
-	}
-	object := task.Sign(t, a.signing)
-	in := &pb.Signed{Object: object.Bytes, Signature: object.Signature}
-	if _, err := a.Keys.CreateTask(ctx, in); err != nil {
-		return nil, rpc.FromStatus(err, "key service")
-	}
-	if _, err := a.Rounds.CreateTask(ctx, in); err != nil {
-		return nil, rpc.FromStatus(err, "aggregator")
-	}
-	return t, a.putModel(ctx, t.Name, model)
-}
-
-func (a *Admin) putModel(ctx context.Context, name string, model []float32) error {
-	stream, err := a.Rounds.PutModel(ctx)
-	if err != nil {
-		return rpc.FromStatus(err, "aggregator")
-	}
-	part := &pb.ModelPart{Task: name}
-	for len(model) > 0 && err == nil {
-		n := min(len(model), modelPart/4)
-		part.Values = part.Values[:0]
-		for _, v := range model[:n] {
-			part.Values = binary.LittleEndian.AppendUint32(part.Values, math.Float32bits(v))
-		}
-		model = model[n:]
-		err = stream.Send(part)
-		part = &pb.ModelPart{Values: part.Values}
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return rpc.FromStatus(err, "aggregator")
-	}
-	_, err = stream.CloseAndRecv()
-	return rpc.FromStatus(err, "aggregator")
 }
 
 // Log is the whole of a key service's audit log.

@@ -26,8 +26,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"sync"
 	"time"
 
@@ -77,6 +75,7 @@ type Client struct {
 	ranges []float32         // agreed on; nil until they are
 	agreed agreement         // not reported yet
 	open   *Contribution     // deposited, and its round's end not seen; or nil
+	owing  bool              // proof that it holds the first model, which nobody keeps
 	seen   *audit.Checkpoint // of the key service's log
 }
 
@@ -137,8 +136,12 @@ func (x *Client) meet(ctx context.Context) error {
 	}
 	x.kmsName, x.model, x.kind = info.Name, x.task.InitialModel, x.task.Ranges.First()
 	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
+	if err = rpc.FromStatus(err, "aggregator"); errors.Is(err, errs.ErrNoTask) {
+		return fmt.Errorf("the key service has task %s and the aggregator does not: its admin runs the same creation again, "+
+			"and clients start after that: %w", x.task.Name, errs.ErrTaskCreating)
+	}
 	if err != nil {
-		return fromAggregator(err)
+		return err
 	}
 	if !bytes.Equal(status.Task.GetObject(), object.Bytes) {
 		return fmt.Errorf("aggregator and key service hold different tasks called %s: %w", x.task.Name, errs.ErrSpec)
@@ -185,49 +188,6 @@ func (x *Client) Describe() ([]byte, error) {
 		}
 	}
 	return json.Marshal(out)
-}
-
-// InitialModel fetches the task's first model into out, of the layout's size,
-// and verifies its digest. It returns false when the task keeps none.
-func (x *Client) InitialModel(ctx context.Context, out []float32) (bool, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if int64(len(out)) != x.task.Layout.Values() {
-		return false, fmt.Errorf("room for %d values of %d: %w", len(out), x.task.Layout.Values(), errs.ErrArgument)
-	}
-	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
-	if err != nil {
-		return false, fromAggregator(err)
-	}
-	if !status.HasModel {
-		return false, nil
-	}
-	stream, err := x.rounds.GetModel(ctx, &pb.TaskName{Name: x.task.Name})
-	if err != nil {
-		return false, fromAggregator(err)
-	}
-	h, at := task.NewModelHash(task.DigestOf(x.task.Layout)), 0
-	for {
-		part, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return false, fromAggregator(err)
-		}
-		if len(part.Values)%4 != 0 || at+len(part.Values)/4 > len(out) {
-			return false, fmt.Errorf("the first model of %s has another size: %w", x.task.Name, errs.ErrModelMismatch)
-		}
-		h.Write(part.Values)
-		for i := 0; i < len(part.Values); i += 4 {
-			out[at] = math.Float32frombits(uint32(part.Values[i]) | uint32(part.Values[i+1])<<8 | uint32(part.Values[i+2])<<16 | uint32(part.Values[i+3])<<24)
-			at++
-		}
-	}
-	if at != len(out) || task.Digest(h.Sum(nil)) != x.task.InitialModel {
-		return false, fmt.Errorf("the aggregator's first model of %s is not the one that the admin signed: %w", x.task.Name, errs.ErrModelMismatch)
-	}
-	return true, nil
 }
 
 // Round is one open round, verified.
@@ -378,16 +338,6 @@ func (x *Client) sealed(r *Round) (seal.Round, error) {
 		}
 	}
 	return out, nil
-}
-
-// weight is what represents num_examples in a round. Shared-key has public
-// integer weights of at most 255: above, weights are rounded to that scale.
-func (x *Client) weight(examples uint32) uint32 {
-	public := x.task.PublicWeightCap()
-	if x.task.Mode == params.SumKey || x.task.WeightCap == public || examples > x.task.WeightCap {
-		return examples
-	}
-	return max(1, uint32(math.Round(float64(examples)*float64(public)/float64(x.task.WeightCap))))
 }
 
 // verified opens a checkpoint and demands that the log continues.

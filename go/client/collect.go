@@ -369,6 +369,7 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 	}
 	plain := seal.Release{Terms: rel.Terms, WeightSum: rel.Weights, Squares: rel.Squares}
 	order := c.round.Controls()
+	weighting := roundedWeights(x.task, m)
 	for i, t := range c.round.Tensors {
 		if c.clipped[i] > 0 {
 			r.Clipped[t.Name] = c.clipped[i]
@@ -386,6 +387,7 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 		if x.task.Privacy != nil {
 			b *= 2 // values were rounded stochastically before
 		}
+		b += float64(t.Range) * weighting
 		r.Bounds[t.Name] = b
 		r.StatedBound = max(r.StatedBound, b)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/seal"
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
@@ -49,12 +50,18 @@ func (x *Client) check(u Update) error {
 	if n := x.task.Layout.Values(); int64(len(u.Values)) != n {
 		return fmt.Errorf("an update of %d values for a layout of %d: %w", len(u.Values), n, errs.ErrLayout)
 	}
+	if err := x.begun(); err != nil {
+		return err
+	}
 	for name, v := range u.Metrics {
 		if !slices.Contains(x.task.Metrics, name) {
 			return fmt.Errorf("the task has no metric %q; it has %q: %w", name, x.task.Metrics, errs.ErrArgument)
 		}
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return fmt.Errorf("metric %q is NaN or an infinity: %w", name, errs.ErrNotFinite)
+		}
+		if err := seal.CheckMetric(name, v); err != nil {
+			return err
 		}
 	}
 	if x.task.Privacy != nil && u.Examples >= 1 {

@@ -22,11 +22,10 @@ const (
 )
 
 // EncodeMetric is the entry of a metric times factor, to nearest, ties to
-// even; values beyond ±MetricLimit count as that. A metric that is not given
-// is that of value 0.
+// even. The value is within ±MetricLimit: callers refuse others by name. A
+// metric that is not given is that of value 0.
 func EncodeMetric(value, factor float64) uint64 {
-	v := math.Max(-MetricLimit, math.Min(MetricLimit, value))
-	return uint64(int64(math.RoundToEven(v*factor*metricScale)) + metricOffset)
+	return uint64(int64(math.RoundToEven(value*factor*metricScale)) + metricOffset)
 }
 
 // DecodeMetric is the weighted mean of a metric: high and low are the two words

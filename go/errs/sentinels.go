@@ -71,8 +71,10 @@ var (
 	ErrNoTask = sentinel("CF_NO_TASK", NotFound, "no such task")
 	// ErrNoRound is returned when the task has no such round.
 	ErrNoRound = sentinel("CF_NO_ROUND", NotFound, "no such round")
-	// ErrTaskExists is returned when another task has the name.
-	ErrTaskExists = sentinel("CF_TASK_EXISTS", Conflict, "a different task has this name")
+	// ErrTaskExists is returned when a task of the name stands already.
+	ErrTaskExists = sentinel("CF_TASK_EXISTS", Conflict, "a task has this name already")
+	// ErrTaskCreating is returned when a task waits for its first model.
+	ErrTaskCreating = sentinel("CF_TASK_CREATING", Conflict, "the task is still being created")
 	// ErrTaskEnded is returned when all rounds are done or the task aborted.
 	ErrTaskEnded = sentinel("CF_TASK_ENDED", Conflict, "the task has ended")
 	// ErrState is returned when a round's state does not allow the step.

@@ -155,7 +155,9 @@ func (r Round) lanes() (*encoding.Lanes, frame.Geometry, error) {
 // the mean of the clients' values in real numbers, for a tensor of the given
 // range, before rounding to float32 and for values within the range: one
 // quantisation step (half with nearest-even) for every unit of divisor and
-// term. Sum-key scales with n·w_cap/Σw, the precision that weights cost.
+// term. Sum-key scales with n·w_cap/Σw, the precision that weights cost. In
+// shared-key it is about the mean with the public weights; where those stand for
+// larger numbers of examples, the client package adds what that costs.
 func (r Round) Bound(tensorRange float32, rel Release, weights uint64) float64 {
 	step := float64(tensorRange) / float64(r.Scheme.Half())
 	if r.Scheme.Rounding == params.NearestEven {

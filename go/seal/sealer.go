@@ -57,8 +57,16 @@ func From(client string) Option {
 	}
 }
 
-// WithMetrics adds named scalars, each of which the round must have. Values
-// beyond ±[encoding.MetricLimit] count as that.
+// CheckMetric refuses a value that would not travel as it is.
+func CheckMetric(name string, value float64) error {
+	if math.Abs(value) > encoding.MetricLimit {
+		return fmt.Errorf("metric %q is %g; metrics travel between -%d and %d: scale it, or leave it out: %w",
+			name, value, encoding.MetricLimit, encoding.MetricLimit, errs.ErrArgument)
+	}
+	return nil
+}
+
+// WithMetrics adds named scalars, each of which the round must have.
 func WithMetrics(metrics map[string]float64) Option {
 	return func(s *Sealer) error {
 		for name, v := range metrics {
@@ -68,6 +76,9 @@ func WithMetrics(metrics map[string]float64) Option {
 			}
 			if math.IsNaN(v) || math.IsInf(v, 0) {
 				return fmt.Errorf("metric %q is NaN or an infinity: %w", name, errs.ErrNotFinite)
+			}
+			if err := CheckMetric(name, v); err != nil {
+				return err
 			}
 			at := s.round.Controls().Metric(k)
 			s.controls[at] = encoding.EncodeMetric(v, s.factor)

@@ -3,6 +3,7 @@ package service_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -99,8 +100,8 @@ func TestRangesAreAgreedOn(t *testing.T) {
 	}
 }
 
-// A metric that the task does not name, or that is not finite, is refused
-// before anything is sent.
+// A metric that the task does not name, or that would not travel as it is, is
+// refused before anything is sent.
 func TestMetricsAreNamedInTheTask(t *testing.T) {
 	w := newWorld(t, 3, 3)
 	w.create(t, client.TaskRequest{Rounds: 1, Layout: []client.TensorSpec{{Name: "a", Shape: []uint64{5}}}}, make([]float32, 5))
@@ -109,16 +110,46 @@ func TestMetricsAreNamedInTheTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, c := range map[string]struct {
-		metrics map[string]float64
-		want    error
+	for _, c := range []struct {
+		name  string
+		value float64
+		want  error
+		text  string
 	}{
-		"f1":   {map[string]float64{"f1": 1}, errs.ErrArgument},
-		"loss": {map[string]float64{"loss": math.NaN()}, errs.ErrNotFinite},
+		{"f1", 1, errs.ErrArgument, "f1"},
+		{"loss", math.NaN(), errs.ErrNotFinite, "loss"},
+		{"loss", math.Inf(-1), errs.ErrNotFinite, "loss"},
+		{"loss", 1e30, errs.ErrArgument, `"loss" is 1e+30; metrics travel between -4194304 and 4194304`},
+		{"loss", math.Nextafter(-1<<22, -1e9), errs.ErrArgument, "4194304"},
 	} {
-		_, err := x.Contribute(t.Context(), r, client.Update{Values: make([]float32, 5), Examples: 1, Metrics: c.metrics}, quiet)
-		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v", name, err)
+		_, err := x.Contribute(t.Context(), r, client.Update{Values: make([]float32, 5), Examples: 1, Metrics: map[string]float64{c.name: c.value}}, quiet)
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s %g: %v", c.name, c.value, err)
+		}
+	}
+}
+
+// Names that frameworks log travel, and so do the largest values.
+func TestMetricsHaveTheNamesOfFrameworks(t *testing.T) {
+	w := newWorld(t, 3, 3)
+	w.create(t, client.TaskRequest{Rounds: 1, Metrics: []string{"val/loss", "AUROC", "100%|top-1", "test_acc/dataloader_idx_0"}, Layout: []client.TensorSpec{{Name: "a", Shape: []uint64{5}}}}, make([]float32, 5))
+	together(t, 3, func(i int) error {
+		given := map[string]float64{"val/loss": 1 << 22, "AUROC": 0.25 * float64(i), "100%|top-1": -1 << 22}
+		r, err := w.client(t, i).Average(t.Context(), client.Update{Values: make([]float32, 5), Examples: 1000, Metrics: given}, make([]float32, 5), quiet)
+		if err != nil {
+			return err
+		}
+		given["AUROC"] = 0.25
+		if !maps.Equal(r.Metrics, given) {
+			t.Errorf("%v", r.Metrics)
+		}
+		return nil
+	})
+	for _, name := range []string{"", "a b", "a\n", "ä", "\x1b[2J", strings.Repeat("x", 129)} {
+		q := client.TaskRequest{Name: "u", Metrics: []string{name}, Layout: []client.TensorSpec{{Name: "a", Shape: []uint64{5}}}}
+		q.Members = []client.MemberSpec{{Name: "client-0"}, {Name: "client-1"}, {Name: "client-2"}}
+		if _, err := w.admin(t).CreateTask(t.Context(), q, make([]float32, 5)); !errors.Is(err, errs.ErrArgument) {
+			t.Errorf("%q: %v", name, err)
 		}
 	}
 }

@@ -177,6 +177,21 @@ var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`)
 // safe as a path segment and in a SPIFFE id.
 func ValidName(s string) bool { return namePattern.MatchString(s) }
 
+// maxMetric is the longest name of a metric: those that frameworks make up
+// of a folder, a class and a data set stay below it.
+const maxMetric = 128
+
+// ValidMetric reports whether s can name a metric: any printable ASCII but
+// spaces, such as val/loss or AUROC, safe in logs and on terminals.
+func ValidMetric(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxMetric
+}
+
 // Check refuses a task that no round could satisfy.
 func (t *Task) Check() error {
 	if !ValidName(t.Name) {
@@ -195,8 +210,9 @@ func (t *Task) Check() error {
 		}
 	}
 	for i, m := range t.Metrics {
-		if !ValidName(m) || i > 0 && t.Metrics[i-1] >= m {
-			return fmt.Errorf("metric %q: names of a-z, 0-9, dot, dash, underscore, each once and in order: %w", m, errs.ErrArgument)
+		if !ValidMetric(m) || i > 0 && t.Metrics[i-1] >= m {
+			return fmt.Errorf("metric %q: names have 1 to %d characters of printable ASCII, no space among them, each once and in order: %w",
+				m, maxMetric, errs.ErrArgument)
 		}
 	}
 	seen := map[string]bool{}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from cryptflow.errors import CryptFlowError, InputError, InternalError
-from cryptflow.session import Flat, Layout
+from cryptflow.session import Flat, Layout, compare_first
 
 __all__ = ["of_rank_zero", "refuse_strangers"]
 
@@ -78,6 +78,10 @@ class _Rank:
     def initial_model(self) -> Flat | None:
         work: Callable[[], Flat | None] = self._client.initial_model
         return _from_zero(work)
+
+    def check_initial_model(self, weights: Flat) -> None:
+        # The ranks of a job hold one model: rank zero's is compared.
+        _from_zero(lambda: compare_first(self._client, weights))
 
     def average(
         self, update: Flat, num_examples: int, *metrics: Mapping[str, float]

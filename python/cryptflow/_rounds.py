@@ -92,7 +92,8 @@ class Rounds:
     def _end_epoch(self, values: Mapping[str, Any]) -> Any:
         """Average when the round's epochs are done; return its report, else None."""
         assert self._session is not None
-        metrics = named_metrics(self._client, values)
+        due = (self._session.epochs + 1) % self._epochs_per_round == 0
+        metrics = named_metrics(self._client, values) if due else {}
         report = self._session.on_epoch_end(metrics or None)
         if report is not None:
             self._inside = False

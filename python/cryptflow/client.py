@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from cryptflow._coarse import first_coarse, listed, warn_once
 from cryptflow._kinds import chosen, in_company
+from cryptflow._metrics import miss
 from cryptflow._native import Handle, call, receive, send, threads
 from cryptflow._progress import Bars, Observer
 from cryptflow.errors import (
@@ -98,7 +99,7 @@ class RoundReport:
         Largest magnitude, times weight over weight cap in sum-key, that
         travelled unclipped, by tensor.
     metrics : dict of str to float
-        Weighted means of the metrics that clients gave, to 2⁻²⁴.
+        Means of the metrics that clients gave, to 2⁻²⁴, with the weights as used.
     seconds : dict of str to float
         agree (on ranges, a small round of its own), encrypt, upload, wait,
         download, decrypt. Encryption and upload overlap: upload is the time
@@ -106,8 +107,10 @@ class RoundReport:
     bytes_up, bytes_down : int
         Bytes of all messages of the round, without HTTP/2's and TLS's own.
     stated_bound : float
-        Largest error of a mean value from encoding, before rounding to
-        float32, for values within the largest range.
+        Largest difference between a mean value and that of real numbers with the
+        clients' num_examples as weights, before rounding to float32, for values
+        within the largest range: what encoding costs and, in shared-key with a
+        weight_cap above 255, what rounding of weights costs.
     bounds : dict of str to float
         The same, by tensor. That of a precise tensor includes rounding to float32.
     result_digest, spec_digest : str
@@ -467,13 +470,33 @@ class Client:
         Returns
         -------
         numpy.ndarray or None
-            float32, shape (values,); None when clients bring their own.
+            float32, shape (values,); None when the aggregator keeps none, because
+            every client brings it (``create_task(initial_model="clients")``).
+            This client contributes nothing then before `check_initial_model` has
+            seen the weights that it starts from.
         """
         operation = Operation("model", client=self._number)
         try:
             return operation.take() if operation.run() else None
         finally:
             operation.close()
+
+    def check_initial_model(self, weights: Flat) -> None:
+        """Compare weights with the digest of the first model, which the admin signed.
+
+        Parameters
+        ----------
+        weights : numpy.ndarray
+            float32, shape (values,), in layout order: what this client starts from.
+
+        Raises
+        ------
+        cryptflow.errors.RoundError
+            They are not the task's first model, bit for bit (CF_MODEL_MISMATCH).
+        """
+        from cryptflow.hazmat import _float32
+
+        run("holds", _float32(weights, self.info["values"]), client=self._number)
 
     def contribute(
         self,
@@ -502,14 +525,15 @@ class Client:
             Its weight in the mean, 1 to the task's cap. In a private task every
             client counts the same, and the number does not leave the client.
         metrics : mapping of str to float, optional
-            Scalars that the task names, such as loss: encrypted with the
-            update; the report has the cohort's weighted mean.
+            Scalars that the task names, such as loss, between ±4194304: encrypted
+            with the update; the report has the cohort's weighted mean.
 
         Raises
         ------
         cryptflow.errors.InputError
             NaN or infinity (the error names the tensor), wrong type, shape or
-            weight, or a metric that the task does not name.
+            weight, or a metric that the task does not name or that is too large:
+            nothing was sent.
         cryptflow.errors.RoundError
             The round was sealed without this client, this client holds another
             model than the round's, or the task has ended.
@@ -521,13 +545,16 @@ class Client:
         if self._waiting is not None:
             _log.warning(_GOES_ON, self._waiting.round)
             return self._waiting
+        scalars = _scalars(metrics)
+        if scalars:
+            miss(self, scalars, scalars)
         with self._bars() as observe:
             operation = Operation(
                 "contribute",
                 array,
                 client=self._number,
                 examples=examples,
-                metrics=_scalars(metrics),
+                metrics=scalars,
             )
             try:
                 answer = operation.run(observe)
@@ -756,8 +783,13 @@ def create_task(
     per_organisation: int = 0,
     deadline: int = 600,
     privacy: Privacy | None = None,
+    initial_model: str = "stored",
 ) -> dict[str, Any]:
     """Create a task, as an admin.
+
+    No client can start before this has returned. When it is interrupted, or
+    fails because a disk is full or a service away, the same call with the same
+    model goes on from there.
 
     Parameters
     ----------
@@ -786,7 +818,7 @@ def create_task(
         Largest num_examples of one client, 1000 when missing. With fixed
         ranges, choose it near the largest client's number: weights are precise
         to 1/weight_cap. In shared-key, weights are public and at most 255: a
-        larger cap scales and rounds them.
+        larger cap scales and rounds them, and the reports' bounds cover that.
     ranges : {"negotiated", "adaptive", "fixed"}, optional
         How rounds come by the range of each tensor, the largest magnitude that
         travels unclipped. negotiated (the default): the cohort agrees before
@@ -807,7 +839,9 @@ def create_task(
         Patterns of tensors that no mean may take below zero. Variances of
         normalising layers are by themselves.
     metrics : sequence of str, optional
-        Scalars that clients may report with an update; loss when missing.
+        Scalars that clients may report with an update, under the names that the
+        framework logs, such as val/loss: printable ASCII without spaces, at most
+        128 characters. loss when missing.
     min_cohort, max_clients : int, optional
         Sizes of a cohort; the key service's floor and all clients.
     fraction : float
@@ -821,6 +855,11 @@ def create_task(
         (weight_cap is 1), there are no metrics, ranges follow from the clip
         norm, the mode is sum-key and the encoding lanes: leave them out. Models
         with many values need more bits; `plan` says what rounding costs.
+    initial_model : {"stored", "clients"}
+        Who keeps the first model. stored: the aggregator, which gives it to every
+        client. clients: every client brings it, and the aggregator never sees it.
+        The admin signs its digest either way, and a client whose weights have
+        another one does not start.
 
     Returns
     -------
@@ -832,7 +871,7 @@ def create_task(
     cryptflow.errors.InputError
         Something is out of its limits; the text says what.
     cryptflow.errors.RoundError
-        Another task has the name (CF_TASK_EXISTS).
+        A task has the name already (CF_TASK_EXISTS).
     """
     from cryptflow.hazmat import _words
 
@@ -851,7 +890,12 @@ def create_task(
         if number is not None and not (whole and 0 < number < 1 << 32):
             raise InputError(f"{what} is {number!r}; it is a positive integer")
     _words(
-        mode=mode, preset=preset, rounding=rounding, encoding=encoding, ranges=ranges
+        mode=mode,
+        preset=preset,
+        rounding=rounding,
+        encoding=encoding,
+        ranges=ranges,
+        initial_model=initial_model,
     )
     for what, several in (("metrics", metrics), ("clients", clients)):
         if isinstance(several, str):
@@ -897,6 +941,7 @@ def create_task(
         "per_organisation": per_organisation,
         "deadline": int(deadline),
         "rounds": int(rounds),
+        "initial_model": initial_model,
     }
     import pyarrow as pa
 

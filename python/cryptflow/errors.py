@@ -138,6 +138,7 @@ CODES: dict[str, type[CryptFlowError]] = {
             "CF_PLAINTEXT",
             "CF_ROUND_ABORTED",
             "CF_STATE",
+            "CF_TASK_CREATING",
             "CF_TASK_ENDED",
             "CF_TASK_EXISTS",
         ],

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cryptflow._metrics import named_metrics
 from cryptflow.errors import InputError, LayoutError, RoundError, from_code
 
 __all__ = [
@@ -97,7 +98,11 @@ class Averager(Protocol[Report]):
         """The task's layout; None when the client accepts any."""
 
     def initial_model(self) -> Flat | None:
-        """Return the task's first model; None when clients bring their own."""
+        """Return the task's first model; None when every client brings it.
+
+        An averager that has `check_initial_model` is given the weights then: it
+        raises where they are others than the task's.
+        """
 
     def average(
         self,
@@ -173,21 +178,16 @@ def check_arguments(client: Any, num_examples: Any, epochs_per_round: Any = 1) -
         )
 
 
-def named_metrics(client: Any, values: Mapping[str, Any]) -> dict[str, float]:
-    """Choose those of a framework's scalars that the client's task names.
+def compare_first(client: Any, weights: Flat) -> None:
+    """Refuse weights that are not the task's first model, which nobody keeps.
 
-    What is not a finite number is left out: an epoch without validation has no
-    validation loss.
+    Raises
+    ------
+    cryptflow.errors.RoundError
+        CF_MODEL_MISMATCH.
     """
-    out = {}
-    for name in getattr(client, "metric_names", ()):
-        try:
-            value = float(values[name])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if np.isfinite(value):
-            out[name] = value
-    return out
+    # Averagers that are no client of a task have nothing to compare with.
+    getattr(client, "check_initial_model", lambda _: None)(weights)
 
 
 class Session(Generic[Report]):
@@ -212,7 +212,8 @@ class Session(Generic[Report]):
     cryptflow.errors.LayoutError
         The model's layout is not the task's.
     cryptflow.errors.RoundError
-        The state is another model's.
+        The state is another model's; or every client brings the first model, and
+        this one's weights are not it (CF_MODEL_MISMATCH).
     cryptflow.errors.InputError
         What `check_arguments` refuses; something else than weights was passed, or
         a state that `state_dict` did not return (CF_ARGUMENT).
@@ -264,6 +265,7 @@ class Session(Generic[Report]):
         first = client.initial_model()
         if first is None:
             weights.read(self._master)
+            compare_first(client, self._master)
             self._start = self._master.copy()
         else:
             self._check(first)

@@ -157,6 +157,7 @@ func taskCreate(profile *string) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&layout, "layout", "layout.json", "JSON list of tensors")
 	f.StringVar(&model, "model", "", "file of float32 values")
+	f.StringVar(&q.InitialModel, "initial-model", "stored", "who keeps the first model: stored, at the aggregator, or clients, each of which brings it")
 	f.StringArrayVar(&members, "member", nil, "enrolled client, NAME or NAME@ORGANISATION; repeat")
 	f.StringVar(&q.Mode, "mode", "sum-key", "sum-key or shared-key")
 	f.StringVar(&q.Preset, "preset", "", "parameters (default: the fewest bytes)")
@@ -206,7 +207,21 @@ func promised(t *task.Task) string {
 	return fmt.Sprintf("clip norm %g, noise multiplier %g, delta %g, against %d colluding; noise of a mean ± %.3g", p.Clip, p.Multiplier, p.Delta, p.Colluding, p.Noise(t.MinCohort)/float64(t.MinCohort))
 }
 
+// firstModel says where a task's first model is.
+func firstModel(s *pb.TaskStatus) string {
+	switch {
+	case s.HasModel:
+		return "stored"
+	case client.WaitsForModel(s):
+		return "missing"
+	}
+	return "with the clients"
+}
+
 func standing(s *pb.TaskStatus) string {
+	if client.WaitsForModel(s) {
+		return "waiting for its first model: create it again, with the same request, to go on"
+	}
 	if s.Ended != "" && task.State(s.Round.State).Final() || s.Ended != "" && s.Round.State == pb.RoundState_PUBLISHED {
 		return "ended: " + s.Ended
 	}
@@ -237,7 +252,7 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("digest", "%s", task.DigestOf(t))
 	row("parameters", "%s, %s, %d bits in %s, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Encoding, t.Rounding, t.Ranges)
 	row("metrics", "%s", strings.Join(t.Metrics, " "))
-	row("model", "%d values in %s, first model %s", t.Layout.Values(), tensors(t), map[bool]string{true: "stored", false: "with the clients"}[s.HasModel])
+	row("model", "%d values in %s, first model %s", t.Layout.Values(), tensors(t), firstModel(s))
 	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
 	row("weight cap", "%d", t.WeightCap)
 	if t.Privacy != nil {
@@ -246,7 +261,7 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("deadline", "%v after a round's first commit", time.Duration(t.Deadline)*time.Second)
 	row("rounds", "%d of %d published", s.Published, t.Rounds)
 	row("now", "%s", standing(s))
-	if s.Round.Reason != "" {
+	if s.Round.Reason != "" && !client.WaitsForModel(s) {
 		row("reason", "%s", s.Round.Reason)
 	}
 	row("aggregator key", "%s", t.Aggregator)
@@ -275,7 +290,7 @@ func follow(ctx context.Context, out io.Writer, a *client.Admin, name string) er
 			return rpc.FromStatus(err, "aggregator")
 		}
 		line := standing(s)
-		if s.Round.Reason != "" {
+		if s.Round.Reason != "" && !client.WaitsForModel(s) {
 			line += ": " + s.Round.Reason
 		}
 		if line != last {

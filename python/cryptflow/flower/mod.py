@@ -27,7 +27,14 @@ from cryptflow.client import Client, connect
 from cryptflow.errors import LayoutError, from_code
 from cryptflow.flower.optimizers import Optimizer
 from cryptflow.flower.strategy import RECEIPT
-from cryptflow.session import Flat, Layout, Session, named_metrics, pieces
+from cryptflow.session import (
+    Flat,
+    Layout,
+    Session,
+    compare_first,
+    named_metrics,
+    pieces,
+)
 
 __all__ = ["encrypted"]
 
@@ -230,6 +237,8 @@ def _state(client: Client, model: _Model, context: Context) -> dict[str, Any]:
                 "arrays, or create the task with a model",
             )
         master = model.flat() if first is None else first
+        if first is None:
+            compare_first(client, master)
         position, epochs = client.position, 0
     start = np.empty_like(master)
     model.write(master)
