@@ -45,7 +45,7 @@ type Service struct {
 
 	mu      sync.Mutex
 	uploads map[string]*transfer // by id
-	changed map[string]chan struct{}
+	waiting map[string]*waiters // by task; nothing for a task that nobody waits for
 	engines map[string]chan struct{} // wakes a task's engine
 	ctx     context.Context
 	stop    context.CancelFunc
@@ -67,7 +67,7 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{
 		c: c, self: task.Key(c.Signing.Public().(ed25519.PublicKey)),
-		uploads: map[string]*transfer{}, changed: map[string]chan struct{}{}, engines: map[string]chan struct{}{},
+		uploads: map[string]*transfer{}, waiting: map[string]*waiters{}, engines: map[string]chan struct{}{},
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	var names []string
@@ -195,6 +195,9 @@ func (r *roundRow) move(next task.State) error {
 
 // taskOf returns a task and its row.
 func taskOf(r storage.Reader, name string) (*task.Task, *taskRow, error) {
+	if !task.ValidName(name) {
+		return nil, nil, fmt.Errorf("a name of %d bytes that no task can have: %w", len(name), errs.ErrNoTask)
+	}
 	row, err := getRow[taskRow](r, bucketTask, name)
 	if err != nil {
 		return nil, nil, err
@@ -292,36 +295,6 @@ func (p *place) ended() error {
 		return fmt.Errorf("round %d of %s is not open: %w", p.n, p.task.Name, errs.ErrState)
 	}
 	return nil
-}
-
-// signal tells whoever waits for a task that something changed, and wakes its
-// engine.
-func (s *Service) signal(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.changed[name]; c != nil {
-		close(c)
-		delete(s.changed, name)
-	}
-	if c := s.engines[name]; c != nil {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// change returns a channel that is closed at the next change of a task. Take
-// it before reading the state.
-func (s *Service) change(name string) <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.changed[name]
-	if c == nil {
-		c = make(chan struct{})
-		s.changed[name] = c
-	}
-	return c
 }
 
 // Info says what an admin pins.
