@@ -44,8 +44,8 @@ type Service struct {
 	self task.Key
 
 	mu      sync.Mutex
-	uploads map[string]*transfer // by id
-	waiting map[string]*waiters // by task; nothing for a task that nobody waits for
+	uploads map[string]*transfer     // by id
+	waiting map[string]*waiters      // by task; nothing for a task that nobody waits for
 	engines map[string]chan struct{} // wakes a task's engine
 	ctx     context.Context
 	stop    context.CancelFunc
