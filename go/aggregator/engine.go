@@ -143,7 +143,10 @@ func (s *Service) update(ctx context.Context, p *place, change func(w storage.Wr
 
 // open has the key service sign the round's specification.
 func (s *Service) open(ctx context.Context, p *place) error {
-	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{Task: p.task.Name, Round: p.n, Model: p.row.Model})
+	request := &task.OpenRequest{Task: task.DigestOf(p.task), Round: p.n, Model: task.Digest(p.row.Model)}
+	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{
+		Task: p.task.Name, Round: p.n, Model: p.row.Model, Signature: task.Sign(request, s.c.Signing).Signature,
+	})
 	if err = rpc.FromStatus(err, "key service"); errors.Is(err, errs.ErrFailed) {
 		return s.revert(ctx, p, p.n-1)
 	}
@@ -327,7 +330,8 @@ func (s *Service) abort(ctx context.Context, p *place, reason string) error {
 	if p.round.Spec != nil {
 		spec := p.round.spec()
 		var err error
-		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason}); err != nil {
+		request := &task.AbortRequest{Task: task.DigestOf(p.task), Round: p.n, Spec: spec, Reason: reason}
+		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason, Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
 			return rpc.FromStatus(err, "key service")
 		}
 		d, err := s.decision(p, reply)

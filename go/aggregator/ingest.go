@@ -18,6 +18,10 @@ import (
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
+// maxUploads bounds the uploads of one client that are not committed, one for
+// each round that is open.
+const maxUploads = 16
+
 // transfer is an upload and whose it is.
 type transfer struct {
 	*Upload
@@ -67,8 +71,13 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	open := 0
 	for id, u := range s.uploads {
-		if u.spec != spec || u.client != caller.Name {
+		if u.client != caller.Name {
+			continue
+		}
+		if u.spec != spec {
+			open++
 			continue
 		}
 		if !in.Fresh && !u.dead() {
@@ -76,6 +85,9 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 		}
 		_ = u.Abort() // its file is removed at the next start at the latest
 		delete(s.uploads, id)
+	}
+	if open >= maxUploads {
+		return nil, fmt.Errorf("%s has %d uploads in other rounds: %w", caller.Name, open, errs.ErrLimit)
 	}
 	var random [16]byte
 	if _, err := rand.Read(random[:]); err != nil {

@@ -74,7 +74,7 @@ func TestACommitThatOvertakesIsNotBegunAgain(t *testing.T) {
 	}
 	s := &Service{
 		c:       Config{Ledger: ledger, Blobs: blobs, Signing: own, Log: slog.New(slog.DiscardHandler), Now: time.Now},
-		uploads: map[string]*transfer{}, changed: map[string]chan struct{}{}, engines: map[string]chan struct{}{},
+		uploads: map[string]*transfer{}, engines: map[string]chan struct{}{}, waiting: map[string]*waiters{},
 	}
 	ctx := rpc.WithCaller(t.Context(), identity.Identity{Domain: "d", Role: identity.Client, Name: "a"})
 	first, err := s.BeginUpload(ctx, &pb.BeginRequest{Spec: digest[:], Fresh: true})

@@ -44,8 +44,8 @@ type Service struct {
 	self task.Key
 
 	mu      sync.Mutex
-	uploads map[string]*transfer // by id
-	changed map[string]chan struct{}
+	uploads map[string]*transfer     // by id
+	waiting map[string]*waiters      // by task; nothing for a task that nobody waits for
 	engines map[string]chan struct{} // wakes a task's engine
 	storing map[string]int           // first models on their way in, by task
 	ctx     context.Context
@@ -68,7 +68,7 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{
 		c: c, self: task.Key(c.Signing.Public().(ed25519.PublicKey)),
-		uploads: map[string]*transfer{}, changed: map[string]chan struct{}{}, engines: map[string]chan struct{}{},
+		uploads: map[string]*transfer{}, waiting: map[string]*waiters{}, engines: map[string]chan struct{}{},
 		storing: map[string]int{},
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -203,6 +203,9 @@ func (r *roundRow) move(next task.State) error {
 
 // taskOf returns a task and its row.
 func taskOf(r storage.Reader, name string) (*task.Task, *taskRow, error) {
+	if !task.ValidName(name) {
+		return nil, nil, fmt.Errorf("a name of %d bytes that no task can have: %w", len(name), errs.ErrNoTask)
+	}
 	row, err := getRow[taskRow](r, bucketTask, name)
 	if err != nil {
 		return nil, nil, err
@@ -300,36 +303,6 @@ func (p *place) ended() error {
 		return fmt.Errorf("round %d of %s is not open: %w", p.n, p.task.Name, errs.ErrState)
 	}
 	return nil
-}
-
-// signal tells whoever waits for a task that something changed, and wakes its
-// engine.
-func (s *Service) signal(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.changed[name]; c != nil {
-		close(c)
-		delete(s.changed, name)
-	}
-	if c := s.engines[name]; c != nil {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// change returns a channel that is closed at the next change of a task. Take
-// it before reading the state.
-func (s *Service) change(name string) <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.changed[name]
-	if c == nil {
-		c = make(chan struct{})
-		s.changed[name] = c
-	}
-	return c
 }
 
 // Info says what an admin pins.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -134,8 +135,13 @@ func (s *Service) ListTasks(ctx context.Context, _ *pb.Empty) (*pb.TaskList, err
 
 // Watch sends the status now and after every change until the task has ended.
 func (s *Service) Watch(in *pb.TaskName, stream grpc.ServerStreamingServer[pb.TaskStatus]) error {
+	if err := s.known(stream.Context(), in.Name); err != nil {
+		return err // before anything is kept for the name
+	}
+	next, leave := s.wait(in.Name)
+	defer leave()
 	for {
-		next := s.change(in.Name)
+		changed := next()
 		x, err := s.GetTask(stream.Context(), in)
 		if err != nil {
 			return err
@@ -151,9 +157,21 @@ func (s *Service) Watch(in *pb.TaskName, stream grpc.ServerStreamingServer[pb.Ta
 			return stream.Context().Err()
 		case <-s.ctx.Done():
 			return fmt.Errorf("the aggregator is stopping: %w", errs.ErrUnavailable)
-		case <-next:
+		case <-changed:
 		}
 	}
+}
+
+// known refuses a task that does not exist, and a client that it does not
+// enrol.
+func (s *Service) known(ctx context.Context, name string) error {
+	return s.c.Ledger.View(ctx, func(r storage.Reader) error {
+		t, _, err := taskOf(r, name)
+		if err != nil {
+			return err
+		}
+		return enrolled(ctx, t)
+	})
 }
 
 // maxAwait bounds how long one call waits.
@@ -164,8 +182,13 @@ const maxAwait = 25 * time.Second
 func (s *Service) AwaitRound(ctx context.Context, in *pb.AwaitRequest) (*pb.RoundStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(maxAwait, time.Duration(in.Seconds)*time.Second))
 	defer cancel()
+	if err := s.known(context.WithoutCancel(ctx), in.Task); err != nil {
+		return nil, err // before anything is kept for the name
+	}
+	next, leave := s.wait(in.Task)
+	defer leave()
 	for {
-		next := s.change(in.Task)
+		changed := next()
 		var x *pb.RoundStatus
 		var ended string
 		err := s.c.Ledger.View(context.WithoutCancel(ctx), func(r storage.Reader) error {
@@ -203,7 +226,7 @@ func (s *Service) AwaitRound(ctx context.Context, in *pb.AwaitRequest) (*pb.Roun
 			return x, nil
 		case <-s.ctx.Done():
 			return nil, fmt.Errorf("the aggregator is stopping: %w", errs.ErrUnavailable)
-		case <-next:
+		case <-changed:
 		}
 	}
 }
@@ -220,7 +243,7 @@ func (s *Service) AbortTask(ctx context.Context, in *pb.AbortRequest) (*pb.TaskS
 		if err != nil || row.Ended != "" {
 			return err
 		}
-		row.Ended = reason[:min(len(reason), 200)]
+		row.Ended = strings.ToValidUTF8(reason[:min(len(reason), 200)], "")
 		return putRow(w, bucketTask, in.Name, row)
 	})
 	if err != nil {

@@ -68,7 +68,6 @@ func (s *sink) got() [][]byte {
 type sinks struct {
 	mu     sync.Mutex
 	byName map[string]*sink
-	opened func(id string)
 }
 
 func (s *sinks) add(id string, before func(int) error) *sink {
@@ -94,9 +93,6 @@ func (s *sinks) Upload(_ context.Context, id string) (Upload, error) {
 	u, err := s.find(id)
 	if err != nil {
 		return nil, err
-	}
-	if s.opened != nil {
-		s.opened(id)
 	}
 	return u, nil
 }

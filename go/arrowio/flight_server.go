@@ -37,12 +37,17 @@ type Downloads interface {
 
 // FlightLimits bound what streams cost together.
 type FlightLimits struct {
-	Streams      int // served at once; others wait without being read
+	Streams      int // served at once, of each kind; others wait without being read
 	MessageBytes int // of one incoming message; gRPC should be told the same
 	BatchBytes   int // of an outgoing batch, or one frame where that is larger
-	// Idle is how long a served stream may stand still before it gives its
-	// place to another; 0 for ever.
+	// Idle is how long a served stream may stand still before it is ended; 0
+	// for ever.
 	Idle time.Duration
+	// Patience is how long it may stand still before its place is taken back
+	// while others wait; 0 for ever.
+	Patience time.Duration
+	// Caller names whose stream it is; nil: all are one caller's.
+	Caller func(ctx context.Context) string
 }
 
 // RegisterFlight serves frames over Arrow Flight: DoPut and DoGet, nothing
@@ -51,7 +56,10 @@ func RegisterFlight(s *grpc.Server, up Uploads, down Downloads, limits FlightLim
 	if limits.Streams < 1 || limits.MessageBytes < 1 || limits.BatchBytes < 1 {
 		panic("arrowio: RegisterFlight needs every limit")
 	}
-	flight.RegisterFlightServiceServer(s, &frames{up: up, down: down, limits: limits, room: make(chan struct{}, limits.Streams)})
+	flight.RegisterFlightServiceServer(s, &frames{
+		up: up, down: down, limits: limits, lobby: newLobby(lobbySize),
+		uploads: newPlaces(limits.Streams, limits.Patience), downloads: newPlaces(limits.Streams, limits.Patience),
+	})
 }
 
 // frames embeds the generated server: Arrow's BaseFlightServer answers
@@ -61,17 +69,17 @@ type frames struct {
 	up     Uploads
 	down   Downloads
 	limits FlightLimits
-	room   chan struct{}
+	// An upload has no place before its first message has named one that
+	// exists and is its caller's.
+	lobby              *lobby
+	uploads, downloads *places
 }
 
-// admit waits for a place among the streams that are served.
-func (f *frames) admit(ctx context.Context) (leave func(), err error) {
-	select {
-	case f.room <- struct{}{}:
-		return func() { <-f.room }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting to be served: %w: %w", context.Cause(ctx), errs.ErrCancelled)
+func (f *frames) who(ctx context.Context) string {
+	if f.limits.Caller == nil {
+		return ""
 	}
+	return f.limits.Caller(ctx)
 }
 
 // recovered turns a panic into an error. What panicked goes to the log without
@@ -83,39 +91,49 @@ func recovered(ctx context.Context, err *error) {
 	}
 }
 
-// attend admits a stream and ends it when body has not called beat for too
-// long. A body that stands still is inside a send or receive, which fails as
-// soon as the stream has ended.
-func (f *frames) attend(ctx context.Context, body func(beat func()) error) error {
-	leave, err := f.admit(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if f.limits.Idle == 0 {
-		return body(func() {})
-	}
+// attend runs a stream's body and ends it when body has not called beat for
+// too long, or when room is needed. A body that stands still is inside a send
+// or receive, which fails as soon as the stream has ended; waiting for a place
+// is not standing still.
+func (f *frames) attend(ctx context.Context, room *places, body func(s *seat, beat func()) error) error {
+	s := room.join(f.who(ctx))
 	beats, done := make(chan struct{}, 1), make(chan error, 1)
 	go func() {
 		var err error
 		defer func() { done <- err }()
+		defer s.leave()
 		defer recovered(ctx, &err)
-		err = body(func() {
+		err = body(s, func() {
 			select {
 			case beats <- struct{}{}:
 			default:
 			}
 		})
 	}()
-	idle := time.NewTimer(f.limits.Idle)
-	defer idle.Stop()
+	var idle <-chan time.Time
+	var timer *time.Timer
+	if f.limits.Idle > 0 {
+		timer = time.NewTimer(f.limits.Idle)
+		defer timer.Stop()
+		idle = timer.C
+	}
 	for {
 		select {
 		case err := <-done:
 			return err
 		case <-beats:
-			idle.Reset(f.limits.Idle)
-		case <-idle.C:
+			if timer != nil {
+				timer.Reset(f.limits.Idle)
+			}
+		case <-s.cut:
+			s.leave()
+			return fmt.Errorf("the stream stood still while others waited: %w", errs.ErrTimeout)
+		case <-idle:
+			if s.waiting() {
+				timer.Reset(f.limits.Idle)
+				continue
+			}
+			s.leave()
 			return fmt.Errorf("the stream stood still for %v: %w", f.limits.Idle, errs.ErrTimeout)
 		}
 	}
@@ -125,13 +143,15 @@ func (f *frames) attend(ctx context.Context, body func(beat func()) error) error
 // frame; each is answered with the index of the first frame that is missing.
 func (f *frames) DoPut(stream flight.FlightService_DoPutServer) (err error) {
 	defer recovered(stream.Context(), &err)
-	return f.attend(stream.Context(), func(beat func()) error { return f.put(stream, beat) })
+	return f.attend(stream.Context(), f.uploads, func(s *seat, beat func()) error { return f.put(stream, s, beat) })
 }
 
-func (f *frames) put(stream flight.FlightService_DoPutServer, beat func()) error {
+func (f *frames) put(stream flight.FlightService_DoPutServer, s *seat, beat func()) error {
 	from := &received{stream: stream}
 	defer from.close()
+	came := f.lobby.enter(s)
 	in, err := newBatches(from, f.limits.MessageBytes)
+	came()
 	if err != nil {
 		return err
 	}
@@ -144,6 +164,9 @@ func (f *frames) put(stream flight.FlightService_DoPutServer, beat func()) error
 		return err
 	}
 	for {
+		if err := s.turn(stream.Context()); err != nil {
+			return err
+		}
 		frames, metadata, err := in.next()
 		if err != nil || frames == nil {
 			return err
@@ -171,11 +194,14 @@ func (f *frames) put(stream flight.FlightService_DoPutServer, beat func()) error
 // DoGet sends the frames that a ticket asks for.
 func (f *frames) DoGet(t *flight.Ticket, stream flight.FlightService_DoGetServer) (err error) {
 	defer recovered(stream.Context(), &err)
-	return f.attend(stream.Context(), func(beat func()) error {
+	return f.attend(stream.Context(), f.downloads, func(s *seat, beat func()) error {
 		out := newBatcher(&sender{stream: stream}, f.limits.BatchBytes)
 		defer out.drop()
 		if err := f.down.Frames(stream.Context(), t.GetTicket(), func(frame []byte) error {
 			beat()
+			if err := s.turn(stream.Context()); err != nil {
+				return err
+			}
 			return out.add(frame)
 		}); err != nil {
 			return err

@@ -154,13 +154,13 @@ func TestStreamsWaitForTheirTurn(t *testing.T) {
 		}
 		return nil
 	})
-	b := all.add("b", nil)
 	var early int
-	all.opened = func(id string) {
-		if id == "b" {
+	b := all.add("b", func(i int) error {
+		if i == 0 {
 			early = frames - a.Next()
 		}
-	}
+		return nil
+	})
 	l := limits
 	l.Streams = 1
 	conn := serveSinks(t, all, l, watch{begins: func() { begun <- struct{}{} }})

@@ -48,6 +48,17 @@ func Open(text, name string, public ed25519.PublicKey) (*Checkpoint, error) {
 	return &Checkpoint{Size: size, Root: root, Text: text}, nil
 }
 
+// NameOf is the name of the key service that a checkpoint claims to be of. It
+// verifies nothing: Open does.
+func NameOf(text string) (string, error) {
+	line, _, _ := strings.Cut(text, "\n")
+	name, ok := strings.CutPrefix(line, originOf(""))
+	if !ok || name == "" {
+		return "", fmt.Errorf("this is no checkpoint of a key service: %w", errs.ErrAudit)
+	}
+	return name, nil
+}
+
 func unflatten(in [][]byte) ([]tlog.Hash, error) {
 	if len(in) > MaxProof {
 		return nil, fmt.Errorf("a proof of %d hashes: %w", len(in), errs.ErrAudit)
@@ -97,23 +108,11 @@ func (c *Checkpoint) Verify(lines [][]byte) error {
 	if int64(len(lines)) != c.Size {
 		return fmt.Errorf("%d records, the checkpoint speaks of %d: %w", len(lines), c.Size, errs.ErrAudit)
 	}
-	var stored []tlog.Hash
-	read := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		out := make([]tlog.Hash, len(indexes))
-		for i, n := range indexes {
-			out[i] = stored[n]
-		}
-		return out, nil
-	})
-	for i, line := range lines {
-		added, err := tlog.StoredHashes(int64(i), line, read)
-		if err != nil {
-			return fmt.Errorf("record %d: %v: %w", i, err, errs.ErrAudit)
-		}
-		stored = append(stored, added...)
+	root, err := rootOf(lines)
+	if err != nil {
+		return err
 	}
-	root, err := tlog.TreeHash(c.Size, read)
-	if err != nil || root != c.Root {
+	if root != c.Root {
 		return fmt.Errorf("the records are not those of the checkpoint: %w", errs.ErrAudit)
 	}
 	return nil

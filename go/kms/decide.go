@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -87,9 +88,12 @@ func (s *Service) Abort(ctx context.Context, in *pb.AbortRound) (*pb.DecisionRep
 	}
 	reason := in.Reason
 	if len(reason) > maxReason {
-		reason = reason[:maxReason]
+		reason = strings.ToValidUTF8(reason[:maxReason], "") // it may end within a letter
 	}
-	return s.decide(ctx, spec, func(_ storage.Writer, _ *task.Task, x *round) (*task.Decision, error) {
+	return s.decide(ctx, spec, func(_ storage.Writer, t *task.Task, x *round) (*task.Decision, error) {
+		if err := s.askedToAbort(ctx, t, x, spec, in); err != nil {
+			return nil, err
+		}
 		before, err := x.decision()
 		if err != nil {
 			return nil, err
@@ -243,7 +247,9 @@ func (s *Service) exclude(ctx context.Context, spec task.Digest, by string, bad 
 	})
 }
 
-// refuse records a refusal of the gate and returns it. No entry, no answer.
+// refuse records a refusal of the gate and returns it. No entry, no answer. Of
+// one round the first maxRefusals are recorded; those that follow are answered
+// in the same words.
 func (s *Service) refuse(ctx context.Context, spec task.Digest, by string, refused error) error {
 	if !errors.Is(refused, errs.ErrManifest) && !errors.Is(refused, errs.ErrDecided) && !errors.Is(refused, errs.ErrSignature) {
 		return refused
@@ -254,7 +260,7 @@ func (s *Service) refuse(ctx context.Context, spec task.Digest, by string, refus
 			return err
 		}
 		if x.Refusals >= maxRefusals {
-			return nil // the log has enough of them; the caller still hears why
+			return nil
 		}
 		x.Refusals++
 		if _, err := s.record(w, audit.Record{Event: audit.Refused, Task: x.Task, Round: x.Round, Spec: spec.String(), By: by, Detail: errs.Format(refused)}); err != nil {

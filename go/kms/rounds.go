@@ -67,6 +67,9 @@ func (s *Service) openRound(
 		if err != nil {
 			return err
 		}
+		if err := askedToOpen(t, in, model); err != nil {
+			return err
+		}
 		id := task.DigestOf(t).String()
 		if spec, reply, err := specOf(w, id, in.Round); err != nil {
 			return err

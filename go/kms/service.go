@@ -182,6 +182,9 @@ func putProto(w storage.Writer, bucket, key string, m proto.Message) error {
 
 // taskOf returns the task called name.
 func taskOf(r storage.Reader, name string) (*task.Task, *pb.Signed, error) {
+	if !task.ValidName(name) {
+		return nil, nil, fmt.Errorf("a name of %d bytes that no task can have: %w", len(name), errs.ErrNoTask)
+	}
 	var s pb.Signed
 	ok, err := getProto(r, bucketTask, name, &s)
 	if err != nil {

@@ -111,7 +111,7 @@ func pbSigned(s task.Signed) *pb.Signed { return &pb.Signed{Object: s.Bytes, Sig
 
 func (d *desk) round(n uint32, model task.Digest) *task.RoundSpec {
 	d.t.Helper()
-	reply, err := d.OpenRound(as(identity.Aggregator, "sum"), &pb.OpenRequest{Task: "t", Round: n, Model: model[:]})
+	reply, err := d.OpenRound(as(identity.Aggregator, "sum"), d.toOpen(n, model, d.aggregator))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestTagKeysGoToClientsOnly(t *testing.T) {
 	for _, mode := range []params.Mode{params.SumKey, params.SharedKey} {
 		d := newDesk(t, mode)
 		d.create()
-		reply, err := d.OpenRound(as(identity.Aggregator, "sum"), &pb.OpenRequest{Task: "t", Model: d.task.InitialModel[:]})
+		reply, err := d.OpenRound(as(identity.Aggregator, "sum"), d.toOpen(0, d.task.InitialModel, d.aggregator))
 		if err != nil || len(reply.TagKey) != 0 {
 			t.Fatalf("opening a round answers with %d bytes of a tag key: %v", len(reply.TagKey), err)
 		}
@@ -304,7 +304,7 @@ func TestTagKeysGoToClientsOnly(t *testing.T) {
 			t.Errorf("a stranger: %v", err)
 		}
 		spec := sha256.Sum256(reply.Spec.Object)
-		if _, err := d.Abort(as(identity.Aggregator, "sum"), &pb.AbortRound{Spec: spec[:], Reason: "test"}); err != nil {
+		if _, err := d.Abort(as(identity.Aggregator, "sum"), d.toAbort(0, spec, "test", d.aggregator)); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(get(as(identity.Client, "a"))); n != 0 {
@@ -322,14 +322,14 @@ func TestOneSpecificationARound(t *testing.T) {
 		t.Fatal("a second specification of one round")
 	}
 	open := func(n uint32, model task.Digest) error {
-		_, err := d.OpenRound(as(identity.Aggregator, "sum"), &pb.OpenRequest{Task: "t", Round: n, Model: model[:]})
+		_, err := d.OpenRound(as(identity.Aggregator, "sum"), d.toOpen(n, model, d.aggregator))
 		return err
 	}
 	want(t, "another model", open(0, task.Digest{1}), errs.ErrSpec)
 	want(t, "while the round before is open", open(1, d.task.InitialModel), errs.ErrState)
 	want(t, "a round skipped", open(2, d.task.InitialModel), errs.ErrState)
 	spec := task.DigestOf(first)
-	if _, err := d.Abort(as(identity.Aggregator, "sum"), &pb.AbortRound{Spec: spec[:], Reason: "test"}); err != nil {
+	if _, err := d.Abort(as(identity.Aggregator, "sum"), d.toAbort(0, spec, "test", d.aggregator)); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "another model after an abort", open(1, task.Digest{1}), errs.ErrSpec)
@@ -516,7 +516,7 @@ func TestAReleaseOpensForItsCohortAndNobodyElse(t *testing.T) {
 			_, err = d.ask(manifest(gifts))
 			want(t, "a second set", err, errs.ErrDecided)
 			spec := task.DigestOf(s)
-			_, err = d.Abort(as(identity.Aggregator, "sum"), &pb.AbortRound{Spec: spec[:]})
+			_, err = d.Abort(as(identity.Aggregator, "sum"), d.toAbort(0, spec, "", d.aggregator))
 			want(t, "abort after release", err, errs.ErrDecided)
 			_, err = d.Deposit(as(identity.Client, "e"), d.gift(s, "e", 5).in)
 			want(t, "a deposit after release", err, errs.ErrNotInCohort)
@@ -653,7 +653,7 @@ func TestACrashLeavesNoKeyBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := task.DigestOf(s)
-	if _, err := d.Abort(as(identity.Aggregator, "sum"), &pb.AbortRound{Spec: spec[:]}); err != nil {
+	if _, err := d.Abort(as(identity.Aggregator, "sum"), d.toAbort(0, spec, "", d.aggregator)); err != nil {
 		t.Fatal(err)
 	}
 	orphan := strings.Replace(path, "-00000000", "-00000005", 1)

@@ -37,7 +37,7 @@ const (
 	// connection that is idle holds none.
 	writeBuffer = 64 << 10
 	// maxStreams bounds the calls of one connection.
-	maxStreams = 64
+	maxStreams = 16
 )
 
 type callerKey struct{}
@@ -82,12 +82,24 @@ func VerifyCaller(ctx context.Context, b, signature []byte) ([]byte, error) {
 // Observer is told of every call when it ends. code is "OK" or CF_….
 type Observer func(method, code string, took time.Duration)
 
+// Server is a gRPC server and everybody who is connected to it.
+type Server struct {
+	*grpc.Server
+	crowd *crowd
+}
+
+// Drop ends the connections of everybody whose certificates are denied.
+func (s *Server) Drop(denied func(chain []*x509.Certificate) error) { s.crowd.drop(denied) }
+
 // NewServer makes a gRPC server that demands mutual TLS, allows what the table
-// lists, maps errors, survives panics and reports calls.
-func NewServer(c *identity.Credentials, table identity.Table, log *slog.Logger, observe Observer) *grpc.Server {
-	g := gate{table: table, log: log, observe: observe}
-	return grpc.NewServer(
-		grpc.Creds(noted{gathering{credentials.NewTLS(c.Server())}, log}),
+// lists, bounds what each identity can hold, maps errors, survives panics and
+// reports calls. before may refuse a call once its request is there; nil
+// refuses none.
+func NewServer(c *identity.Credentials, table identity.Table, limits Limits, log *slog.Logger, observe Observer, before func(method string) error) *Server {
+	crowd := newCrowd(limits, log)
+	g := &gate{table: table, log: log, observe: observe, crowd: crowd, before: before}
+	s := grpc.NewServer(
+		grpc.Creds(noted{gathering{credentials.NewTLS(c.Server())}, log, crowd}),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(maxReply),
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(4*window),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
@@ -96,8 +108,9 @@ func NewServer(c *identity.Credentials, table identity.Table, log *slog.Logger, 
 		grpc.ConnectionTimeout(15*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(g.unary), grpc.StreamInterceptor(g.stream),
+		grpc.InTapHandle(g.tap), grpc.UnaryInterceptor(g.unary), grpc.StreamInterceptor(g.stream),
 	)
+	return &Server{s, crowd}
 }
 
 // pool recycles the buffers of connections to and of a service. Those of the
@@ -115,27 +128,27 @@ type gate struct {
 	table   identity.Table
 	log     *slog.Logger
 	observe Observer
+	crowd   *crowd
+	before  func(method string) error
 }
 
-func (g gate) admit(ctx context.Context, method string) (context.Context, identity.Identity, error) {
-	p, ok := peer.FromContext(ctx)
+func (g *gate) admit(ctx context.Context, method string) (context.Context, identity.Identity, error) {
+	l, ok := linkOf(ctx)
 	if !ok {
-		return ctx, identity.Identity{}, errs.ErrUnauthenticated
+		return ctx, identity.Identity{}, fmt.Errorf("the connection is not one of this service: %w", errs.ErrUnauthenticated)
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok {
-		return ctx, identity.Identity{}, fmt.Errorf("the connection is not TLS: %w", errs.ErrUnauthenticated)
-	}
-	id, err := identity.Peer(info.State)
-	if err != nil {
-		return ctx, id, err
-	}
+	id := l.id
 	return WithCaller(ctx, id), id, g.table.Allow(id, method)
 }
 
-func (g gate) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
+func (g *gate) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
 	began := time.Now()
 	ctx, id, err := g.admit(ctx, info.FullMethod)
+	arrived(ctx)
+	forget(request)
+	if err == nil && g.before != nil {
+		err = g.before(info.FullMethod)
+	}
 	if err == nil {
 		err = g.guard(info.FullMethod, func() error {
 			reply, err = next(ctx, request)
@@ -148,25 +161,18 @@ func (g gate) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo
 	return reply, g.finish(info.FullMethod, id, began, err)
 }
 
-func (g gate) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+func (g *gate) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	began := time.Now()
 	ctx, id, err := g.admit(s.Context(), info.FullMethod)
 	if err == nil {
-		err = g.guard(info.FullMethod, func() error { return next(srv, &callStream{s, ctx}) })
+		err = ended(ctx, g.guard(info.FullMethod, func() error { return next(srv, &callStream{s, ctx}) }))
 	}
 	return g.finish(info.FullMethod, id, began, err)
 }
 
-type callStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s *callStream) Context() context.Context { return s.ctx }
-
 // guard turns a panic into an error; its stack goes to the log, its value does
 // not: it may come from what was being worked on.
-func (g gate) guard(method string, call func() error) (err error) {
+func (g *gate) guard(method string, call func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			g.log.Error("handler panicked", "method", method, "stack", string(debug.Stack()))
@@ -177,7 +183,7 @@ func (g gate) guard(method string, call func() error) (err error) {
 }
 
 // finish logs what was refused or failed, reports the call and maps the error.
-func (g gate) finish(method string, id identity.Identity, began time.Time, err error) error {
+func (g *gate) finish(method string, id identity.Identity, began time.Time, err error) error {
 	code := "OK"
 	if err != nil {
 		code = errs.Find(err).Code

@@ -47,7 +47,7 @@ type Running struct {
 	Admin   string // health and metrics; empty when off
 
 	log     *slog.Logger
-	server  *grpc.Server
+	server  *rpc.Server
 	health  *health.Server
 	admin   *http.Server
 	failed  chan error
@@ -164,9 +164,9 @@ func cannotListen(setting, address string, err error) error {
 
 // serve starts answering.
 func (b *base) serve(c *config.Service, table identity.Table, register func(*grpc.Server)) error {
-	b.server = rpc.NewServer(b.credentials, table, b.log, b.metrics.observe)
+	b.server = rpc.NewServer(b.credentials, table, rpc.DefaultLimits(), b.log, b.metrics.observe, nil)
 	healthpb.RegisterHealthServer(b.server, b.health)
-	register(b.server)
+	register(b.server.Server)
 	if c.Admin != "" {
 		if err := b.serveAdmin(c.Admin); err != nil {
 			return err
@@ -275,6 +275,18 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 	return b.Running, nil
 }
 
+// patience is how long a transfer that stands still keeps others waiting.
+const patience = 250 * time.Millisecond
+
+// callerName says whose stream it is.
+func callerName(ctx context.Context) string {
+	id, err := rpc.Caller(ctx)
+	if err != nil {
+		return ""
+	}
+	return id.String()
+}
+
 // batchBytes is the size of one outgoing message of frames.
 const batchBytes = 256 << 10
 
@@ -332,7 +344,10 @@ func StartAggregator(c *config.Aggregator, version string, log *slog.Logger) (*R
 	b.stop = func() { s.Stop(); stop() }
 	if err := b.serve(&c.Service, rpc.AggregatorTable(), func(g *grpc.Server) {
 		pb.RegisterAggregatorServiceServer(g, s)
-		arrowio.RegisterFlight(g, s, s, arrowio.FlightLimits{Streams: c.Streams, MessageBytes: rpc.MaxMessage, BatchBytes: batchBytes, Idle: time.Minute})
+		arrowio.RegisterFlight(g, s, s, arrowio.FlightLimits{
+			Streams: c.Streams, MessageBytes: rpc.MaxMessage, BatchBytes: batchBytes,
+			Idle: time.Minute, Patience: patience, Caller: callerName,
+		})
 	}); err != nil {
 		return fail(err)
 	}

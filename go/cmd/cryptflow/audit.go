@@ -14,7 +14,6 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/audit"
 	"github.com/cryptflow/cryptflow/go/client"
-	"github.com/cryptflow/cryptflow/go/config"
 	"github.com/cryptflow/cryptflow/go/errs"
 )
 
@@ -57,7 +56,7 @@ func auditCommand() *cobra.Command {
 	}
 	verify.Flags().StringVar(&key, "key", "", "the key service's public key (default: the one exported with the log)")
 	verify.Flags().BoolVar(&show, "show", false, "print the records")
-	a.AddCommand(export, verify)
+	a.AddCommand(export, verify, auditCompare())
 	return a
 }
 
@@ -80,53 +79,19 @@ func export(out io.Writer, folder string, l *client.Log) error {
 }
 
 func verify(out io.Writer, folder, key string, show bool) error {
-	read := func(name string) ([]byte, error) {
-		b, err := os.ReadFile(filepath.Join(folder, name))
-		if err != nil {
-			return nil, fmt.Errorf("reading the log: %v: %w", err, errs.ErrArgument)
-		}
-		return b, nil
-	}
-	raw, err := read(keyFile)
+	h, err := readHistory(folder, key)
 	if err != nil {
-		return err
-	}
-	var who exported
-	if err := json.Unmarshal(raw, &who); err != nil {
-		return fmt.Errorf("%s: %v: %w", keyFile, err, errs.ErrAudit)
-	}
-	if key == "" {
-		key = who.Key
-	}
-	public, err := config.ParseKey(key)
-	if err != nil {
-		return err
-	}
-	text, err := read(checkpointFile)
-	if err != nil {
-		return err
-	}
-	c, err := audit.Open(string(text), who.Name, public[:])
-	if err != nil {
-		return err
-	}
-	lines, err := read(logFile)
-	if err != nil {
-		return err
-	}
-	records := bytes.Split(bytes.TrimSuffix(lines, []byte("\n")), []byte("\n"))
-	if len(lines) <= 1 {
-		records = nil
-	}
-	if err := c.Verify(records); err != nil {
 		return err
 	}
 	if show {
-		if err := printRecords(out, records); err != nil {
+		if err := printRecords(out, h.records); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintf(out, "verified: %d records of %s, root %s\n", c.Size, who.Name, c.Root)
+	fmt.Fprintf(out, "verified: %d records of %s, root %s\n", h.checkpoint.Size, h.name, h.checkpoint.Root)
+	if key == "" {
+		fmt.Fprintln(out, "the key came with the log: this proves nothing about forks, nor whose log it is; name the key service's key with --key")
+	}
 	return nil
 }
 

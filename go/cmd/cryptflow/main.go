@@ -34,6 +34,10 @@ func run() int {
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 100 "))
 	root.SetFlagErrorFunc(flagError)
 	if err := root.Execute(); err != nil {
+		var end status
+		if errors.As(err, &end) {
+			return int(end)
+		}
 		code := ""
 		if s := errs.Find(err); s != errs.ErrInternal {
 			code = " [" + s.Code + "]"

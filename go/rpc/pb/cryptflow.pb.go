@@ -1047,6 +1047,7 @@ type OpenRequest struct {
 	Task          string                 `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	Round         uint32                 `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
 	Model         []byte                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"` // by the task's aggregator, over the canonical open request
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1098,6 +1099,13 @@ func (x *OpenRequest) GetRound() uint32 {
 func (x *OpenRequest) GetModel() []byte {
 	if x != nil {
 		return x.Model
+	}
+	return nil
+}
+
+func (x *OpenRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
 	}
 	return nil
 }
@@ -1322,6 +1330,7 @@ type AbortRound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          []byte                 `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // by the task's aggregator or an admin, over the canonical abort request
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1368,6 +1377,13 @@ func (x *AbortRound) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *AbortRound) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
 }
 
 type DecisionReply struct {
@@ -1984,11 +2000,12 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\vResultReply\x12,\n" +
 	"\x06result\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\x06result\x120\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x14.cryptflow.v1.SignedR\bmanifest\x120\n" +
-	"\bdecision\x18\x03 \x01(\v2\x14.cryptflow.v1.SignedR\bdecision\"M\n" +
+	"\bdecision\x18\x03 \x01(\v2\x14.cryptflow.v1.SignedR\bdecision\"k\n" +
 	"\vOpenRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\rR\x05round\x12\x14\n" +
-	"\x05model\x18\x03 \x01(\fR\x05model\"7\n" +
+	"\x05model\x18\x03 \x01(\fR\x05model\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"7\n" +
 	"\vSpecRequest\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\rR\x05round\"m\n" +
@@ -2002,11 +2019,12 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\x0eDepositRequest\x12\x18\n" +
 	"\adeposit\x18\x01 \x01(\fR\adeposit\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x1b\n" +
-	"\treply_key\x18\x03 \x01(\fR\breplyKey\"8\n" +
+	"\treply_key\x18\x03 \x01(\fR\breplyKey\"V\n" +
 	"\n" +
 	"AbortRound\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xaa\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xaa\x02\n" +
 	"\rDecisionReply\x120\n" +
 	"\bdecision\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\bdecision\x12%\n" +
 	"\x0ekeys_destroyed\x18\x02 \x01(\bR\rkeysDestroyed\x12)\n" +
