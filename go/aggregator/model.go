@@ -32,8 +32,10 @@ func (s *Service) created(ctx context.Context, name string) error {
 	if err != nil || caller.Role != identity.Client {
 		return err
 	}
+	changed, leave := s.wait(name)
+	defer leave()
 	for {
-		next := s.change(name)
+		next := changed()
 		s.mu.Lock()
 		storing := s.storing[name] > 0
 		s.mu.Unlock()

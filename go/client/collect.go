@@ -50,6 +50,9 @@ type Report struct {
 	SpecDigest    string             `json:"spec_digest"`
 	Checkpoint    string             `json:"checkpoint"`
 	Attempts      int                `json:"attempts"` // rounds tried; those before were aborted
+	// Spent is how many updates were released up to this one, those included that
+	// did not open: what privacy accounts for.
+	Spent uint32 `json:"spent"`
 	// Noise is the standard deviation of the noise in every value of the mean,
 	// on purpose; 0 without privacy.
 	Noise float64 `json:"noise"`
@@ -79,6 +82,50 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 		return nil, err
 	}
 	defer clear(rel.Secret)
+	sum, err := x.openSum(ctx, c, rel, manifest, out, progress)
+	if err != nil {
+		// Whoever could not open the sum says so, so that a sum that opens for few
+		// counts for nobody.
+		if broken(err) {
+			if failed := x.agreeOn(ctx, c, task.Digest{}, task.Digest{}); isStatement(failed) {
+				return nil, errors.Join(failed, err)
+			}
+		}
+		return nil, err
+	}
+	c.seconds[Decrypt] += sum.decrypting.Seconds()
+	c.seconds[Download] += (time.Since(began) - sum.decrypting).Seconds()
+	began = time.Now()
+	if err := x.agreeOn(ctx, c, sum.digest, sum.sums); err != nil {
+		return nil, err
+	}
+	c.seconds[Wait] += time.Since(began).Seconds()
+	x.mu.Lock()
+	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, sum.digest)
+	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
+	x.open = nil
+	x.mu.Unlock()
+	report := x.report(c, rel, manifest, sum.control, out, sum.digest, checkpoint)
+	report.Metrics = sum.metrics
+	if c.Round.Spec.Kind == task.KindValues {
+		x.follow(c, out, sum.control, rel.Terms)
+	}
+	return report, nil
+}
+
+// sum is what a released round opened to, beside the mean.
+type sum struct {
+	control      []uint64
+	metrics      map[string]float64
+	digest, sums task.Digest // of the result, and of the integers that it opened to
+	decrypting   time.Duration
+}
+
+// openSum fetches the result of a released round, opens it into out and verifies
+// that it is the sum of the released set.
+func (x *Client) openSum(
+	ctx context.Context, c *Contribution, rel *task.Release, m *task.Manifest, out []float32, progress Progress,
+) (*sum, error) {
 	var result *task.Result
 	if err := x.patiently(ctx, func() (err error) {
 		result, err = x.result(ctx, c, rel)
@@ -86,7 +133,7 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	}); err != nil {
 		return nil, err
 	}
-	opener, err := seal.NewOpener(c.round, opened(rel, manifest), x.c.Threads)
+	opener, err := seal.NewOpener(c.round, opened(rel, m), x.c.Threads)
 	if err != nil {
 		return nil, err
 	}
@@ -104,23 +151,8 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	if err := opener.Finish(out); err != nil {
 		return nil, err
 	}
-	c.seconds[Decrypt] += o.decrypting.Seconds()
-	c.seconds[Download] += (time.Since(began) - o.decrypting).Seconds()
-	digest := task.DigestOf(result)
-	// The release ends when everybody has reported; a report that is lost only
-	// delays that until its time is over.
-	_, _ = x.keys.ReportResult(ctx, &pb.ReportRequest{Spec: c.Round.Digest[:], Result: digest[:]})
-	x.mu.Lock()
-	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, digest)
-	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
-	x.open = nil
-	x.mu.Unlock()
-	report := x.report(c, rel, manifest, control, out, digest, checkpoint)
-	report.Metrics = opener.Metrics(control)
-	if c.Round.Spec.Kind == task.KindValues {
-		x.follow(c, out, control, rel.Terms)
-	}
-	return report, nil
+	sums, err := opener.Sums()
+	return &sum{control, opener.Metrics(control), task.DigestOf(result), sums, o.decrypting}, err
 }
 
 // opened is what decryption needs of a release.
@@ -273,7 +305,7 @@ func (x *Client) result(ctx context.Context, c *Contribution, rel *task.Release)
 		return nil, err
 	}
 	if r.Spec != c.Round.Digest || r.Manifest != rel.Manifest || r.Terms != rel.Terms || r.Frames != uint32(c.sealer.Frames()) {
-		return nil, fmt.Errorf("the result is not that of the released set: %w", errs.ErrDecided)
+		return nil, fmt.Errorf("the result is not that of the released set: %w", errs.ErrTag)
 	}
 	return r, nil
 }
@@ -362,7 +394,7 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[params.ControlWeight], Values: c.round.Values(),
 		Clipped: map[string]uint64{}, ClippedAll: map[string]uint64{}, EffectiveBits: map[string]float64{}, Ranges: map[string]float32{},
 		ClippedTotal: control[params.ControlClipped], Seconds: c.seconds, Bounds: map[string]float64{},
-		ResultDigest: result.String(), SpecDigest: c.Round.Digest.String(), Checkpoint: checkpoint.Text, Attempts: 1,
+		ResultDigest: result.String(), SpecDigest: c.Round.Digest.String(), Checkpoint: checkpoint.Text, Attempts: 1, Spent: c.Round.Spec.Spent + 1,
 	}
 	for _, e := range m.Entries {
 		r.Clients = append(r.Clients, e.Client)

@@ -53,6 +53,7 @@ type Contribution struct {
 	root    task.Digest
 	request *pb.DepositRequest // made once: sealing draws, and a key service that has it takes no other
 	deposit *pb.Signed         // its receipt
+	noted   bool               // the key service has the announcement
 	began   bool               // an upload of this contribution exists or existed
 
 	seconds map[Phase]float64
@@ -260,6 +261,9 @@ func (x *Client) send(ctx context.Context, c *Contribution, progress Progress) e
 // attempt is one try to upload what is missing and to commit.
 func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked func(int), progress Progress) error {
 	spec := c.Round.Digest[:]
+	if err := x.announce(ctx, c); err != nil {
+		return err
+	}
 	began := time.Now()
 	upload, err := x.rounds.BeginUpload(ctx, &pb.BeginRequest{Spec: spec, Fresh: fresh})
 	if err != nil {
@@ -281,6 +285,36 @@ func (x *Client) attempt(ctx context.Context, c *Contribution, fresh bool, acked
 		return err
 	}
 	return x.commit(ctx, c, upload.Upload)
+}
+
+// announce tells the key service, before anything is uploaded, that this client
+// will contribute: a set that leaves out many who announced is not opened.
+func (x *Client) announce(ctx context.Context, c *Contribution) error {
+	if c.noted {
+		return nil
+	}
+	a := &task.Announcement{Spec: c.Round.Digest, Client: x.name, ModelDigest: c.Round.Spec.ModelDigest}
+	receipt, err := x.keys.Announce(ctx, &pb.AnnounceRequest{Announcement: a.Canonical()})
+	if err != nil {
+		return fromKeys(err)
+	}
+	if err := x.receipt(receipt, a); err != nil {
+		return fmt.Errorf("the announcement's receipt: %w", err)
+	}
+	c.noted = true
+	return nil
+}
+
+// receipt reports ErrSignature unless the key service signed these very bytes.
+func (x *Client) receipt(in *pb.Signed, want task.Object) error {
+	object := task.Signed{Bytes: in.GetObject(), Signature: in.GetSignature()}
+	if err := object.Verify(x.task.KMS); err != nil {
+		return err
+	}
+	if !bytes.Equal(object.Bytes, want.Canonical()) {
+		return fmt.Errorf("it is of something else: %w", errs.ErrSignature)
+	}
+	return nil
 }
 
 // put sends the frames from first on. It attributes the time in which no frame
@@ -364,8 +398,8 @@ func (x *Client) depositKey(ctx context.Context, c *Contribution) error {
 	if err != nil {
 		return fromKeys(err)
 	}
-	if err := (task.Signed{Bytes: receipt.Object, Signature: receipt.Signature}).Verify(x.task.KMS); err != nil || !bytes.Equal(receipt.Object, d.Canonical()) {
-		return fmt.Errorf("the deposit's receipt: %w", errs.ErrSignature)
+	if err := x.receipt(receipt, d); err != nil {
+		return fmt.Errorf("the deposit's receipt: %w", err)
 	}
 	c.deposit = receipt
 	return nil

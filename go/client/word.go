@@ -30,7 +30,9 @@ func (*claim) Unwrap() error { return errs.ErrUnavailable }
 
 // statements are the errors that speak about a round's end. They reach a caller
 // only when this client verified them.
-var statements = []error{errs.ErrAborted, errs.ErrNotInCohort, errs.ErrDecided, errs.ErrKeysDestroyed}
+var statements = []error{
+	errs.ErrAborted, errs.ErrNotInCohort, errs.ErrDecided, errs.ErrKeysDestroyed, errs.ErrFailed,
+}
 
 func isStatement(err error) bool {
 	return slices.ContainsFunc(statements, func(s error) bool { return errors.Is(err, s) })

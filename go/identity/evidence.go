@@ -16,13 +16,18 @@ import (
 // own contexts begin with 64 spaces.
 const evidence = "cryptflow/v1/evidence\x00"
 
-// SignEvidence signs bytes with the key of the certificate, ECDSA over SHA-256 or
-// Ed25519. What is signed shows later, without the connection, who said it.
+// SignEvidence signs bytes with the key of the certificate. What is signed shows
+// later, without the connection, who said it.
 func (c *Credentials) SignEvidence(b []byte) ([]byte, error) {
 	signer, ok := c.certificate.PrivateKey.(crypto.Signer)
 	if !ok {
 		return nil, fmt.Errorf("the key of %s cannot sign: %w", c.Self, errs.ErrCertificate)
 	}
+	return SignEvidence(signer, b)
+}
+
+// SignEvidence signs with ECDSA over SHA-256, or Ed25519, whichever the key is of.
+func SignEvidence(signer crypto.Signer, b []byte) ([]byte, error) {
 	message := append([]byte(evidence), b...)
 	var options crypto.SignerOpts = crypto.Hash(0)
 	switch signer.Public().(type) {
@@ -31,11 +36,11 @@ func (c *Credentials) SignEvidence(b []byte) ([]byte, error) {
 		digest := sha256.Sum256(message)
 		message, options = digest[:], crypto.SHA256
 	default:
-		return nil, fmt.Errorf("the key of %s is neither ECDSA nor Ed25519: %w", c.Self, errs.ErrCertificate)
+		return nil, fmt.Errorf("a key that is neither ECDSA nor Ed25519: %w", errs.ErrCertificate)
 	}
 	signature, err := signer.Sign(rand.Reader, message, options)
 	if err != nil {
-		return nil, fmt.Errorf("signing as %s: %w", c.Self, errs.ErrInternal)
+		return nil, fmt.Errorf("signing with a certificate's key: %w", errs.ErrInternal)
 	}
 	return signature, nil
 }

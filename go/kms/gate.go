@@ -60,13 +60,15 @@ type Facts struct {
 
 // willing are the clients that announced themselves or deposited, and were not
 // refused: those that a set may leave out a few of only.
-func (f *Facts) willing() map[string]bool {
+func (f *Facts) willing(spec task.Digest) map[string]bool {
 	out := map[string]bool{}
 	for _, c := range f.Announced {
 		out[c] = true
 	}
 	for _, d := range f.Deposits {
-		out[d.Client] = true
+		if d.Spec == spec {
+			out[d.Client] = true
+		}
 	}
 	for _, c := range f.Excluded {
 		delete(out, c)
@@ -76,7 +78,7 @@ func (f *Facts) willing() map[string]bool {
 
 // Missing lists the willing clients that a set leaves out, ascending.
 func (f *Facts) Missing(m *task.Manifest) []string {
-	left := f.willing()
+	left := f.willing(m.Spec)
 	for _, e := range m.Entries {
 		delete(left, e.Client)
 	}
@@ -124,7 +126,7 @@ func (g Gate) Check(t *task.Task, s *task.RoundSpec, facts *Facts, m *task.Manif
 	if n > int(t.MaxClients) {
 		return refuse("%d clients, at most %d are allowed", n, t.MaxClients)
 	}
-	willing, missing := len(facts.willing()), facts.Missing(m)
+	willing, missing := len(facts.willing(spec)), facts.Missing(m)
 	if most := mayMiss(t, willing); len(missing) > most {
 		return refuse("%d of %d clients that announced themselves are missing (%s), at most %d may be",
 			len(missing), willing, some(missing), most)

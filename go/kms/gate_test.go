@@ -76,7 +76,7 @@ func TestTheGate(t *testing.T) {
 	}{
 		{"as it is", func(*stage) {}, ""},
 		{"exactly the fraction", func(x *stage) { x.manifest.Entries = x.manifest.Entries[:8] }, ""},
-		{"below the fraction", func(x *stage) { x.manifest.Entries = x.manifest.Entries[:7] }, "7 of 10 clients that deposited"},
+		{"below the fraction", func(x *stage) { x.manifest.Entries = x.manifest.Entries[:7] }, "3 of 10 clients that announced themselves are missing (c7, c8, c9), at most 2"},
 		{"several deposits of a client count once", func(x *stage) {
 			d := x.Deposits[9]
 			for i := range 3 {
@@ -176,15 +176,70 @@ func TestASpecificationThatWidensTheTaskIsRefused(t *testing.T) {
 func TestPublicWeightsAreSummedInSharedKey(t *testing.T) {
 	x := newStage(t, params.SharedKey)
 	for i := range x.manifest.Entries {
-		x.manifest.Entries[i].Weight = uint32(i + 1)
+		x.manifest.Entries[i].Weight, x.Deposits[i].Weight = uint32(i+1), uint32(i+1)
 	}
 	d, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest)
 	if err != nil || d.Terms != 9 || d.Weights != 45 || d.Squares != 285 {
 		t.Fatalf("%+v, %v", d, err)
 	}
-	x.manifest.Entries[8].Weight = 10
+	// An aggregator that writes other weights than the clients deposited, however
+	// valid, would make the mean one client's update.
+	for k := range x.manifest.Entries {
+		x.manifest.Entries[k].Weight++
+		if _, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrManifest) {
+			t.Fatalf("entry %d with another weight: %v", k, err)
+		}
+		x.manifest.Entries[k].Weight--
+	}
+	x.Deposits[0].Weight, x.manifest.Entries[0].Weight = 0, 1
+	if _, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrManifest) {
+		t.Fatalf("a deposit that states no weight: %v", err)
+	}
+	x.Deposits[0].Weight = 1
+	x.manifest.Entries[8].Weight, x.Deposits[8].Weight = 10, 10
 	if _, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrManifest) {
 		t.Fatal(err)
+	}
+}
+
+// TestAnnouncementsBindTheAggregator: whoever announced counts as willing, also
+// when no deposit came, because the aggregator stalled the upload.
+func TestAnnouncementsBindTheAggregator(t *testing.T) {
+	for _, c := range []struct {
+		announced, set int
+		permille       uint32
+		ok             bool
+	}{
+		{10, 10, 800, true}, {10, 8, 800, true}, {10, 7, 800, false}, {10, 3, 800, false},
+		{4, 3, 800, true}, {4, 3, 1000, false}, {4, 4, 1000, true}, {10, 3, 0, true}, {3, 3, 800, true},
+	} {
+		x := newStage(t, params.SumKey)
+		x.retask(func(t *task.Task) { t.Permille = c.permille })
+		x.Announced = nil
+		for i := range c.announced {
+			x.Announced = append(x.Announced, fmt.Sprintf("c%d", i))
+		}
+		x.Deposits = x.Deposits[:min(c.set, len(x.Deposits))]
+		x.manifest.Entries = x.manifest.Entries[:0]
+		for _, d := range x.Deposits {
+			x.manifest.Entries = append(x.manifest.Entries, task.Entry{Client: d.Client, Root: d.Root, ModelDigest: d.ModelDigest, Weight: 1})
+		}
+		_, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest)
+		if (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if c.ok && len(x.Missing(x.manifest)) != c.announced-c.set {
+			t.Errorf("%+v: missing are %v", c, x.Missing(x.manifest))
+		}
+	}
+	x := newStage(t, params.SumKey)
+	x.Excluded = []string{"c9"}
+	if m := x.Missing(x.manifest); len(m) != 0 {
+		t.Errorf("a refused client counts as missing: %v", m)
+	}
+	x.Excluded = []string{"c3"}
+	if _, err := x.gate.Decide(nil, x.task, x.spec, &x.Facts, x.manifest); !errors.Is(err, errs.ErrManifest) {
+		t.Errorf("a refused client is in the set: %v", err)
 	}
 }
 

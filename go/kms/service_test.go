@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,7 +135,7 @@ type gift struct {
 
 func (d *desk) gift(s *task.RoundSpec, client string, root byte) *gift {
 	d.t.Helper()
-	g := &gift{Deposit: task.Deposit{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest, Root: task.Digest{root}}}
+	g := &gift{Deposit: task.Deposit{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest, Root: task.Digest{root}, Weight: 1}}
 	var err error
 	if g.seed, err = ckks.NewSeed(); err != nil {
 		d.t.Fatal(err)
@@ -245,6 +248,40 @@ func (d *desk) fetch(g *gift) (*task.Release, []byte, error) {
 	return rel, reply.Sealed, err
 }
 
+// reports sends what clients say that they opened, without waiting for a verdict.
+func (d *desk) reports(gifts []*gift, result *task.Result, opening task.Opening) {
+	d.t.Helper()
+	for _, g := range gifts {
+		r := &task.Report{Spec: g.Spec, Client: g.Client, Opening: opening}
+		if opening == task.Opened {
+			r.Result, r.Sums = task.DigestOf(result), task.Digest{9}
+		}
+		if _, err := d.report(r, r.Client); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+func (d *desk) report(r *task.Report, caller string) (*pb.ReportReply, error) {
+	d.t.Helper()
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: d.now.Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	signature, err := identity.SignEvidence(private, r.Canonical())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	ctx := rpc.WithCertificate(as(identity.Client, caller), c)
+	return d.ReportResult(ctx, &pb.ReportRequest{Spec: r.Spec[:], Report: r.Canonical(), Signature: signature})
+}
+
 func TestTasksNeedAnAdminOfThisService(t *testing.T) {
 	d := newDesk(t, params.SumKey)
 	admin := as(identity.Admin, "x")
@@ -355,6 +392,7 @@ func TestOneSpecificationARound(t *testing.T) {
 	other.Root = task.Digest{5}
 	_, err = d.CloseRound(as(identity.Aggregator, "sum"), pbSigned(task.Sign(&other, d.aggregator)))
 	want(t, "another result", err, errs.ErrDecided)
+	d.reports(gifts[:2], result, task.Opened)
 	next := task.NextModel(second.ModelDigest, task.DigestOf(second), task.DigestOf(result))
 	want(t, "the old model", open(2, d.task.InitialModel), errs.ErrSpec)
 	if d.round(2, next).Round != 2 {
@@ -381,7 +419,14 @@ func TestDeposits(t *testing.T) {
 	want(t, "another model", deposit("a", model.in), errs.ErrModelMismatch)
 	want(t, "garbage", deposit("a", &pb.DepositRequest{Deposit: g.Canonical(), Sealed: make([]byte, len(g.in.Sealed)), ReplyKey: g.in.ReplyKey}), errs.ErrDeposit)
 	want(t, "cut", deposit("a", &pb.DepositRequest{Deposit: g.Canonical(), Sealed: g.in.Sealed[:7], ReplyKey: g.in.ReplyKey}), errs.ErrDeposit)
-	want(t, "no reply key", deposit("a", &pb.DepositRequest{Deposit: g.Canonical(), Sealed: g.in.Sealed}), errs.ErrCanonical)
+	want(t, "no reply key", deposit("a", &pb.DepositRequest{Deposit: g.Canonical(), Sealed: g.in.Sealed}), errs.ErrDeposit)
+	low := bytes.Clone(g.in.ReplyKey) // a key that parses and fails when it is used
+	clear(low[len(low)-32:])
+	want(t, "a low-order reply key", deposit("a", &pb.DepositRequest{Deposit: g.Canonical(), Sealed: g.in.Sealed, ReplyKey: low}), errs.ErrDeposit)
+	heavy := d.gift(s, "a", 1)
+	heavy.Weight = 2
+	heavy.in.Deposit = heavy.Canonical()
+	want(t, "a weight", deposit("a", heavy.in), errs.ErrWeight)
 	long, err := envelope.Seal(s.HPKE, envelope.Deposit, g.Canonical(), make([]byte, 33))
 	if err != nil {
 		t.Fatal(err)
@@ -576,23 +621,20 @@ func TestKeysGoWhenTheCohortHasReported(t *testing.T) {
 	if _, err := d.CloseRound(as(identity.Aggregator, "sum"), pbSigned(task.Sign(result, d.aggregator))); err != nil {
 		t.Fatal(err)
 	}
-	spec, digest := task.DigestOf(s), task.DigestOf(result)
-	wrong := sha256.Sum256(nil)
+	spec := task.DigestOf(s)
 	for i, g := range gifts {
 		if _, _, err := d.fetch(g); err != nil {
 			t.Fatal(err)
 		}
-		reported := digest[:]
+		other := *result
 		if i == 1 {
-			reported = wrong[:]
+			other.Root[0]++
 		}
-		if _, err := d.ReportResult(as(identity.Client, g.Client), &pb.ReportRequest{Spec: spec[:], Result: reported}); err != nil {
-			t.Fatal(err)
-		}
+		d.reports(gifts[i:i+1], &other, task.Opened)
 	}
 	_, _, err := d.fetch(gifts[0])
 	want(t, "after everybody reported", err, errs.ErrKeysDestroyed)
-	if e := d.events(); e[audit.KeysDestroyed] != 1 || e[audit.Disagreement] != 1 || !strings.Contains(d.log.String(), "another result") {
+	if e := d.events(); e[audit.KeysDestroyed] != 1 || e[audit.Disagreement] != 2 || !strings.Contains(d.log.String(), "differs from others") {
 		t.Fatalf("%v", e)
 	}
 	reply, err := d.GetDecision(as(identity.Aggregator, "sum"), &pb.SpecId{Spec: spec[:]})

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/cryptflow/cryptflow/go/buffers"
@@ -68,10 +67,8 @@ func WithCertificate(ctx context.Context, c *x509.Certificate) context.Context {
 // the signature can show later who signed.
 func VerifyCaller(ctx context.Context, b, signature []byte) ([]byte, error) {
 	c, ok := ctx.Value(certificateKey{}).(*x509.Certificate)
-	if p, dialled := peer.FromContext(ctx); !ok && dialled {
-		if info, secure := p.AuthInfo.(credentials.TLSInfo); secure && len(info.State.PeerCertificates) > 0 {
-			c, ok = info.State.PeerCertificates[0], true
-		}
+	if l, linked := linkOf(ctx); !ok && linked && len(l.chain) > 0 {
+		c, ok = l.chain[0], true
 	}
 	if !ok {
 		return nil, errs.ErrUnauthenticated

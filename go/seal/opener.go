@@ -28,12 +28,14 @@ type Opener struct {
 	weights uint64 // Σw of the control chunk; 0 until OpenControl
 	want    uint64 // the tag that it says
 	tags    []chunkTag
-	control uint64   // its own tag
-	high    []uint64 // upper words of the control chunk's sums
+	control uint64     // its own tag
+	sums    []chunkSum // by frame
+	high    []uint64   // upper words of the control chunk's sums
 }
 
 type openWorker struct {
 	decryptor *ckks.Decryptor
+	sums      *sumHasher
 	embedding *embedding // nil with lanes
 	words     [][]uint64
 	scratch   []float32 // for chunks with digits; nil without precise tensors
@@ -55,7 +57,7 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 	threads = threadsOr(threads, geometry.Frames())
 	o := &Opener{
 		round: r, release: release, lanes: lanes, geometry: geometry, pool: make(chan *openWorker, threads),
-		tags: make([]chunkTag, geometry.ControlIndex()), digits: newDigits(lanes, geometry.ControlIndex()),
+		tags: make([]chunkTag, geometry.ControlIndex()), sums: make([]chunkSum, geometry.Frames()), digits: newDigits(lanes, geometry.ControlIndex()),
 	}
 	var d *ckks.Decryptor
 	err = together(threads, func() (err error) {
@@ -72,7 +74,7 @@ func NewOpener(r Round, release Release, threads int) (*Opener, error) {
 		if k > 0 {
 			d = d.Fork()
 		}
-		w := &openWorker{decryptor: d, embedding: newEmbedding(r.Scheme), words: planes(r.Scheme)}
+		w := &openWorker{decryptor: d, embedding: newEmbedding(r.Scheme), words: planes(r.Scheme), sums: newSumHasher()}
 		if o.digits != nil {
 			w.scratch = make([]float32, r.Scheme.ChunkValues())
 		}
@@ -123,6 +125,7 @@ func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	}
 	o.mu.Lock()
 	o.weights, o.high = sum, high
+	o.sums[o.geometry.ControlIndex()] = w.sums.entries(entries, high)
 	o.mu.Unlock()
 	return entries, nil
 }
@@ -185,12 +188,20 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 	if err != nil {
 		return fmt.Errorf("chunk %d: %w", index, err)
 	}
-	if o.hasher != nil {
-		t := o.hasher.Chunk(uint32(index), w.words, o.round.Scheme.Coefficients(o.geometry.Values, index))
-		o.mu.Lock()
-		o.tags[index] = chunkTag{value: t, known: true}
-		o.mu.Unlock()
+	used := o.round.Scheme.Coefficients(o.geometry.Values, index)
+	opened := chunkSum{}
+	if w.embedding != nil {
+		opened = w.sums.values(out)
+	} else {
+		opened = w.sums.integers(w.words, used)
 	}
+	t := chunkTag{}
+	if o.hasher != nil {
+		t = chunkTag{value: o.hasher.Chunk(uint32(index), w.words, used), known: true}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tags[index], o.sums[index] = t, opened
 	return nil
 }
 

@@ -328,7 +328,7 @@ func TestALyingAggregatorMakesNobodyStartFromOtherWeights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := rpc.NewServer(creds, rpc.AggregatorTable(), w.log, func(string, string, time.Duration) {})
+	s := rpc.NewServer(creds, rpc.AggregatorTable(), rpc.DefaultLimits(), w.log, func(string, string, time.Duration) {}, nil)
 	pb.RegisterAggregatorServiceServer(s, &liar{truth: w.admin(t).Rounds})
 	go func() { _ = s.Serve(listener) }()
 	t.Cleanup(s.Stop)
