@@ -63,8 +63,8 @@ type TaskRequest struct {
 	Metrics         []string     `json:"metrics"`    // loss
 	Members         []MemberSpec `json:"members"`
 	MaxClients      uint32       `json:"max_clients"` // all members
-	MinCohort       uint32       `json:"min_cohort"`  // the key service's floor
-	Fraction        *float64     `json:"fraction"`    // 0.8 of the depositors
+	MinCohort       uint32       `json:"min_cohort"`  // half of the members, the key service's floor at least
+	Fraction        *float64     `json:"fraction"`    // 0.8 of those who announced
 	PerOrganisation uint32       `json:"per_organisation"`
 	Deadline        uint32       `json:"deadline"` // seconds; 600
 	Rounds          uint32       `json:"rounds"`   // 10
@@ -129,8 +129,11 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 	}
 	t := &task.Task{
 		Name: q.Name, Preset: q.Preset, Bits: or(q.Bits, defaultBits), WeightCap: or(q.WeightCap, defaultWeightCap),
-		MaxClients: or(q.MaxClients, uint32(len(q.Members))), MinCohort: or(q.MinCohort, max(kms.Floor, 2)),
+		MaxClients: or(q.MaxClients, uint32(len(q.Members))), MinCohort: q.MinCohort,
 		Permille: defaultPermille, PerOrganisation: q.PerOrganisation, Deadline: or(q.Deadline, defaultDeadline), Rounds: or(q.Rounds, defaultRounds),
+	}
+	if t.MinCohort == 0 {
+		t.MinCohort = max(kms.Floor, 2, min(uint32(len(q.Members)+1)/2, t.MaxClients))
 	}
 	var err error
 	if t.Mode, err = params.ParseMode(or(q.Mode, params.SumKey.String())); err != nil {

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	"github.com/cryptflow/cryptflow/go/audit"
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -66,6 +67,7 @@ type Client struct {
 	meter      *rpc.Meter
 	task       *task.Task
 	kmsName    string
+	peer       identity.Identity // of the aggregator
 
 	mu     sync.Mutex
 	model  task.Digest       // that this client holds
@@ -106,8 +108,13 @@ func Connect(ctx context.Context, c Config) (*Client, error) {
 
 // dial prepares a metered connection to a service.
 func (x *Client) dial(address string, service identity.Role) (*grpc.ClientConn, error) {
-	options := append([]grpc.DialOption{grpc.WithStatsHandler(x.meter)}, x.c.Dial...)
-	return rpc.Dial(address, x.c.Credentials, service, false, options...)
+	return rpc.Dial(address, x.c.Credentials, service, false, x.options()...)
+}
+
+func (x *Client) options() []grpc.DialOption {
+	return append([]grpc.DialOption{
+		grpc.WithStatsHandler(x.meter), grpc.WithChainUnaryInterceptor(x.withDeadline), grpc.WithChainStreamInterceptor(x.withProgress),
+	}, x.c.Dial...)
 }
 
 // meet gets the task from the key service, which the aggregator's operator
@@ -135,12 +142,16 @@ func (x *Client) meet(ctx context.Context) error {
 		return fmt.Errorf("%s in task %s: %w", x.name, x.task.Name, errs.ErrNotEnrolled)
 	}
 	x.kmsName, x.model, x.kind = info.Name, x.task.InitialModel, x.task.Ranges.First()
-	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name})
+	answering := &peer.Peer{}
+	status, err := x.rounds.GetTask(ctx, &pb.TaskName{Name: x.task.Name}, grpc.Peer(answering))
 	if err = rpc.FromStatus(err, "aggregator"); errors.Is(err, errs.ErrNoTask) {
 		return fmt.Errorf("the key service has task %s and the aggregator does not: its admin runs the same creation again, "+
 			"and clients start after that: %w", x.task.Name, errs.ErrTaskCreating)
 	}
 	if err != nil {
+		return err
+	}
+	if x.peer, err = rpc.PeerIn(answering); err != nil {
 		return err
 	}
 	if !bytes.Equal(status.Task.GetObject(), object.Bytes) {

@@ -13,9 +13,9 @@ import (
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/envelope"
 	"github.com/cryptflow/cryptflow/go/errs"
-	"github.com/cryptflow/cryptflow/go/identity"
 	"github.com/cryptflow/cryptflow/go/merkle"
 	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/seal"
 	"github.com/cryptflow/cryptflow/go/task"
@@ -359,12 +359,13 @@ func (x *Client) put(ctx context.Context, c *Contribution, upload *pb.UploadInfo
 }
 
 // location connects to where frames are to be sent: the connection there is,
-// when the aggregator answers with its own address or none.
+// when the aggregator answers with its own address or none. Another address must
+// be the same aggregator's by its certificate.
 func (x *Client) location(locations []string) (*grpc.ClientConn, func(), error) {
 	if len(locations) == 0 || slices.Contains(locations, x.c.Aggregator) {
 		return x.aggregator, func() {}, nil
 	}
-	conn, err := x.dial(locations[0], identity.Aggregator)
+	conn, err := rpc.DialPeer(locations[0], x.c.Credentials, x.peer, x.options()...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
@@ -27,6 +29,27 @@ const retry = `{"methodConfig": [{
 // until the first call; the connection is made again when it breaks. With
 // patient, calls wait for a service that is not up until their context ends.
 func Dial(address string, c *identity.Credentials, service identity.Role, patient bool, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return dial(address, c.Client(service), service, patient, more...)
+}
+
+// DialPeer is Dial to another address of a service that is known: a peer with
+// another name is refused.
+func DialPeer(address string, c *identity.Credentials, peer identity.Identity, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return dial(address, c.ClientOf(peer), peer.Role, false, more...)
+}
+
+// PeerIn is who answered a call that was made with grpc.Peer(p).
+func PeerIn(p *peer.Peer) (identity.Identity, error) {
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return identity.Identity{}, fmt.Errorf("the connection is not TLS: %w", errs.ErrUnauthenticated)
+	}
+	return identity.Peer(info.State)
+}
+
+func dial(
+	address string, secure *tls.Config, service identity.Role, patient bool, more ...grpc.DialOption,
+) (*grpc.ClientConn, error) {
 	if address == "" {
 		return nil, fmt.Errorf("the %s's address is missing: %w", service, errs.ErrConfig)
 	}
@@ -34,7 +57,7 @@ func Dial(address string, c *identity.Credentials, service identity.Role, patien
 		return nil, fmt.Errorf("the %s's address is %q; it needs a host and a port, as in sum.example:7443: %w", service, address, errs.ErrConfig)
 	}
 	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
-		grpc.WithTransportCredentials(gathering{credentials.NewTLS(c.Client(service))}),
+		grpc.WithTransportCredentials(gathering{credentials.NewTLS(secure)}),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(retry, patient)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},

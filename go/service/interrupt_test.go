@@ -56,12 +56,12 @@ func (c *cutter) do(ctx context.Context, what string, step func() error) error {
 
 func (c *cutter) options() []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithUnaryInterceptor(func(
+		grpc.WithChainUnaryInterceptor(func(
 			ctx context.Context, method string, in, out any, conn *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption,
 		) error {
 			return c.do(ctx, method, func() error { return call(ctx, method, in, out, conn, o...) })
 		}),
-		grpc.WithStreamInterceptor(func(
+		grpc.WithChainStreamInterceptor(func(
 			ctx context.Context, d *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, o ...grpc.CallOption,
 		) (s grpc.ClientStream, err error) {
 			err = c.do(ctx, method, func() error { s, err = open(ctx, d, conn, method, o...); return err })

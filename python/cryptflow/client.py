@@ -250,9 +250,9 @@ def _report(
     values["clients"] = tuple(values["clients"])
     values["seconds"] = {p: values["seconds"].get(p, 0.0) for p in PHASES}
     if privacy is not None:
-        # `round` counts the updates published before, in the signed
-        # specification: nothing that this process remembers.
-        released = values["round"] + 1
+        # The signed specification counts what was released before, sums that
+        # did not open included: nothing that this process remembers.
+        released = answer["spent"]
         values["delta"] = privacy["delta"]
         values["epsilon"] = epsilon(
             privacy["noise_multiplier"], privacy["delta"], released
@@ -843,9 +843,11 @@ def create_task(
         framework logs, such as val/loss: printable ASCII without spaces, at most
         128 characters. loss when missing.
     min_cohort, max_clients : int, optional
-        Sizes of a cohort; the key service's floor and all clients.
+        Sizes of a cohort; half of the clients (at least the key service's floor)
+        and all of them when missing.
     fraction : float
-        Least fraction of the clients that deposited a key.
+        Least fraction of the clients that announced themselves for a round; one
+        may always be missing, unless it is 1.
     per_organisation : int
         Most clients of one organisation in a cohort; 0 for no cap.
     deadline : int

@@ -291,12 +291,23 @@ class Session(Generic[Report]):
             _log.warning("training may be in vain: %s", error)
 
     def on_epoch_end(self, metrics: Mapping[str, float] | None = None) -> Report | None:
-        """Average when a round's epochs are done; return its report, else None."""
+        """Average when a round's epochs are done; return its report, else None.
+
+        A sum that did not open for most of the cohort counts for nobody. That is a
+        warning here: training goes on, and the next round starts from the same
+        model.
+        """
         self._epochs += 1
         if self._epochs % self._epochs_per_round:
             return None
         try:
             return self.average(metrics)
+        except RoundError as error:
+            if error.code == "CF_ROUND_FAILED":
+                _log.warning("%s", error)
+                return None
+            self._epochs -= 1
+            raise
         except BaseException:
             self._epochs -= 1
             raise

@@ -147,6 +147,7 @@ func taskCreate(profile *string) *cobra.Command {
 				}
 				fmt.Fprintf(c.OutOrStdout(), "task %s %s\n  %d values in %s, %s, %s, %d bits, %d to %d of %d clients, %d rounds\n", t.Name, task.DigestOf(t).Short(),
 					t.Layout.Values(), tensors(t), t.Mode, t.Preset, t.Bits, t.MinCohort, t.MaxClients, len(t.Members), t.Rounds)
+				fmt.Fprintf(c.OutOrStdout(), "  %s\n", client.Protects(t))
 				if t.Privacy != nil {
 					fmt.Fprintf(c.OutOrStdout(), "  private: %s\n", promised(t))
 				}
@@ -168,7 +169,7 @@ func taskCreate(profile *string) *cobra.Command {
 	f.StringArrayVar(&q.Metrics, "metric", nil, "scalar that clients may report; repeat (default: loss)")
 	f.Uint32Var(&q.WeightCap, "weight-cap", 1000, "largest num_examples of a client")
 	f.Uint32Var(&q.MaxClients, "max-clients", 0, "largest cohort (default: all members)")
-	f.Uint32Var(&q.MinCohort, "min-cohort", 0, "smallest cohort (default: the key service's floor)")
+	f.Uint32Var(&q.MinCohort, "min-cohort", 0, "smallest cohort (default: half of the members, and the key service's floor at least)")
 	f.Float64Var(&fraction, "fraction", 0.8, "least fraction of the clients that deposited a key")
 	f.Uint32Var(&q.PerOrganisation, "per-organisation", 0, "most clients of one organisation in a cohort; 0: no cap")
 	f.Uint32Var(&q.Deadline, "deadline", 600, "seconds from a round's first commit")
@@ -241,6 +242,14 @@ func printTasks(out io.Writer, tasks []*pb.TaskStatus) error {
 	return w.Flush()
 }
 
+// mayMiss says how many willing clients a set may leave out.
+func mayMiss(t *task.Task) string {
+	if t.Permille >= 1000 {
+		return "none"
+	}
+	return fmt.Sprintf("%.1f %%, or one,", float64(1000-t.Permille)/10)
+}
+
 func printTask(out io.Writer, s *pb.TaskStatus) error {
 	t, err := task.ParseTask(s.Task.GetObject())
 	if err != nil {
@@ -253,7 +262,9 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("parameters", "%s, %s, %d bits in %s, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Encoding, t.Rounding, t.Ranges)
 	row("metrics", "%s", strings.Join(t.Metrics, " "))
 	row("model", "%d values in %s, first model %s", t.Layout.Values(), tensors(t), firstModel(s))
-	row("cohort", "%d to %d of %d clients, at least %.1f %% of depositors", t.MinCohort, t.MaxClients, len(t.Members), float64(t.Permille)/10)
+	row("cohort", "%d to %d of %d clients, without at most %s of those who announced themselves",
+		t.MinCohort, t.MaxClients, len(t.Members), mayMiss(t))
+	row("protects", "%s", client.Protects(t))
 	row("weight cap", "%d", t.WeightCap)
 	if t.Privacy != nil {
 		row("privacy", "%s", promised(t))
@@ -263,6 +274,12 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("now", "%s", standing(s))
 	if s.Round.Reason != "" && !client.WaitsForModel(s) {
 		row("reason", "%s", s.Round.Reason)
+	}
+	if len(s.Round.Missing) > 0 {
+		row("missing", "%s announced and did not commit", strings.Join(s.Round.Missing, " "))
+	}
+	if s.Round.Failed != "" {
+		row("failed", "round %d: %s", s.Round.Round, s.Round.Failed)
 	}
 	row("aggregator key", "%s", t.Aggregator)
 	row("kms key", "%s", t.KMS)
