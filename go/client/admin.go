@@ -66,6 +66,7 @@ type TaskRequest struct {
 	MinCohort       uint32       `json:"min_cohort"`  // half of the members, the key service's floor at least
 	Fraction        *float64     `json:"fraction"`    // 0.8 of those who announced
 	PerOrganisation uint32       `json:"per_organisation"`
+	Trim            uint32       `json:"trim"`     // largest claims on a range that are ignored; none
 	Deadline        uint32       `json:"deadline"` // seconds; 600
 	Rounds          uint32       `json:"rounds"`   // 10
 	// InitialModel says who keeps the first model: stored, at the aggregator,
@@ -130,7 +131,7 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 	t := &task.Task{
 		Name: q.Name, Preset: q.Preset, Bits: or(q.Bits, defaultBits), WeightCap: or(q.WeightCap, defaultWeightCap),
 		MaxClients: or(q.MaxClients, uint32(len(q.Members))), MinCohort: q.MinCohort,
-		Permille: defaultPermille, PerOrganisation: q.PerOrganisation, Deadline: or(q.Deadline, defaultDeadline), Rounds: or(q.Rounds, defaultRounds),
+		Permille: defaultPermille, PerOrganisation: q.PerOrganisation, Trim: q.Trim, Deadline: or(q.Deadline, defaultDeadline), Rounds: or(q.Rounds, defaultRounds),
 	}
 	if t.MinCohort == 0 {
 		t.MinCohort = max(kms.Floor, 2, min(uint32(len(q.Members)+1)/2, t.MaxClients))

@@ -151,6 +151,11 @@ func (x *Client) openSum(
 	if err := opener.Finish(out); err != nil {
 		return nil, err
 	}
+	if c.Round.Spec.Kind == task.KindRanges {
+		if err := x.honest(c, out, rel.Terms); err != nil {
+			return nil, err
+		}
+	}
 	sums, err := opener.Sums()
 	return &sum{control, opener.Metrics(control), task.DigestOf(result), sums, o.decrypting}, err
 }
@@ -394,7 +399,7 @@ func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, co
 		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[params.ControlWeight], Values: c.round.Values(),
 		Clipped: map[string]uint64{}, ClippedAll: map[string]uint64{}, EffectiveBits: map[string]float64{}, Ranges: map[string]float32{},
 		ClippedTotal: control[params.ControlClipped], Seconds: c.seconds, Bounds: map[string]float64{},
-		ResultDigest: result.String(), SpecDigest: c.Round.Digest.String(), Checkpoint: checkpoint.Text, Attempts: 1, Spent: c.Round.Spec.Spent + 1,
+		ResultDigest: result.String(), SpecDigest: c.Round.Digest.String(), Checkpoint: checkpoint.Text, Attempts: 1, Spent: c.Round.Spec.Spent() + 1,
 	}
 	for _, e := range m.Entries {
 		r.Clients = append(r.Clients, e.Client)

@@ -107,7 +107,7 @@ func (x *Client) agree(ctx context.Context, r *Round, u Update, progress Progres
 	}
 	ranges := make([]float32, len(x.task.Layout))
 	for k := range ranges {
-		ranges[k] = largestRange(votes[k*task.ExponentBuckets:(k+1)*task.ExponentBuckets], report.Cohort)
+		ranges[k] = largestRange(votes[k*task.ExponentBuckets:(k+1)*task.ExponentBuckets], report.Cohort, x.task.Trim)
 	}
 	x.mu.Lock()
 	x.ranges = ranges
@@ -186,18 +186,54 @@ func rangeOf(b int) float32 {
 	return float32(math.Min(math.Ldexp(1, b+task.LeastExponent), math.MaxFloat32))
 }
 
-// largestRange is that of the largest bucket in which a client of the cohort
-// is: shares are the buckets' parts of it.
-func largestRange(shares []float32, cohort uint32) float32 {
+// largestRange is that of the largest bucket in which a client of the cohort is,
+// when the trim largest claims are ignored: shares are the buckets' parts of the
+// cohort.
+func largestRange(shares []float32, cohort, trim uint32) float32 {
+	above := uint32(0)
 	for b := len(shares) - 1; b > 0; b-- {
-		if math.Round(float64(shares[b])*float64(cohort)) >= 1 {
+		if above += count(shares[b], cohort); above > trim {
 			return rangeOf(b)
 		}
 	}
 	return rangeOf(0)
 }
 
-// Of adaptive ranges: a tensor of which more than one value in 1000 was
+// count is how many clients of a cohort a share is.
+func count(share float32, cohort uint32) uint32 {
+	return uint32(max(0, math.Round(float64(share)*float64(cohort))))
+}
+
+// maxFraction is how far a share of a cohort may be from a whole number of
+// clients: far more than rounding to float32 costs and far less than a step of
+// the encoding, so that every client judges alike.
+const maxFraction = 0.05
+
+// honest returns ErrVotes unless the votes of a round of ranges can be those of
+// honest clients: for each tensor, whole numbers of clients that sum to the
+// cohort, this client's own vote among them. A client that votes −1 somewhere
+// would otherwise cancel another's vote, and the range would clip its values.
+func (x *Client) honest(c *Contribution, shares []float32, cohort uint32) error {
+	for k, t := range x.task.Layout {
+		row, sum := shares[k*task.ExponentBuckets:(k+1)*task.ExponentBuckets], 0.0
+		for b, share := range row {
+			n := float64(share) * float64(cohort)
+			if whole := math.Round(n); math.Abs(n-whole) > maxFraction || whole < 0 || whole > float64(cohort) {
+				return fmt.Errorf("tensor %q: %.2f clients of %d voted for one range: %w", t.Name, n, cohort, errs.ErrVotes)
+			}
+			sum += math.Round(n)
+			if c.values[k*task.ExponentBuckets+b] == 1 && count(share, cohort) == 0 {
+				return fmt.Errorf("tensor %q: this client's vote was cancelled: %w", t.Name, errs.ErrVotes)
+			}
+		}
+		if sum != float64(cohort) {
+			return fmt.Errorf("tensor %q: %.0f votes of %d clients: %w", t.Name, sum, cohort, errs.ErrVotes)
+		}
+	}
+	return nil
+}
+
+// Adaptive ranges follow the global update. A tensor of which more than one value in 1000 was
 // clipped gets a range growth times as large; another's range shrinks to margin
 // times the largest magnitude of the global update, by at most growth at once.
 const (

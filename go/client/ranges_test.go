@@ -48,11 +48,11 @@ func TestExponentsNameWhatIsNotFinite(t *testing.T) {
 
 func TestLargestRange(t *testing.T) {
 	shares := make([]float32, task.ExponentBuckets)
-	if got := largestRange(shares, 3); got != rangeOf(0) {
+	if got := largestRange(shares, 3, 0); got != rangeOf(0) {
 		t.Errorf("nobody: %g", got)
 	}
 	shares[100], shares[120] = 2.0/3, 1.0/3
-	if got := largestRange(shares, 3); got != rangeOf(120) {
+	if got := largestRange(shares, 3, 0); got != rangeOf(120) {
 		t.Errorf("the largest of three: %g, want %g", got, rangeOf(120))
 	}
 }

@@ -58,6 +58,10 @@ var (
 	// manifest lists: the aggregator changed something.
 	ErrTag = sentinel("CF_TAG", Corrupt, "the sum is not that of the listed contributions: the aggregator changed it")
 
+	// ErrVotes is returned when the votes of a round of ranges are not those of
+	// honest clients: somebody in the cohort sent numbers that are no vote.
+	ErrVotes = sentinel("CF_VOTES", Corrupt, "the cohort's votes on ranges are not those of honest clients")
+
 	// ErrUnauthenticated is returned when no valid client certificate came.
 	ErrUnauthenticated = sentinel("CF_UNAUTHENTICATED", Denied, "no valid certificate")
 	// ErrDenied is returned when the caller's role may not call the method.

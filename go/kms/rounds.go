@@ -104,10 +104,10 @@ func (s *Service) openRound(
 }
 
 // place is where a round stands in its task: what it sums, how many updates were
-// published before it, and how many were released.
+// published before it, and how many were released and did not open.
 type place struct {
-	kind        task.Kind
-	step, spent uint32
+	kind         task.Kind
+	step, failed uint32
 }
 
 // follows says whether round n of a task may be opened for a model: the one
@@ -158,12 +158,9 @@ func (s *Service) after(r storage.Reader, t *task.Task, n uint32, asked task.Dig
 	if d == nil {
 		return model, at, fmt.Errorf("round %d of %s is open: %w", n, t.Name, errs.ErrState)
 	}
-	again := place{kind: before.Kind, step: before.Step, spent: before.Spent}
+	again := place{kind: before.Kind, step: before.Step, failed: before.Failed}
 	if d.Outcome == task.Aborted {
 		return before.ModelDigest, again, nil
-	}
-	if before.Kind == task.KindValues {
-		again.spent++
 	}
 	opening, result, err := s.settled(r, spec, x)
 	if err != nil {
@@ -171,12 +168,15 @@ func (s *Service) after(r storage.Reader, t *task.Task, n uint32, asked task.Dig
 	}
 	next := task.NextModel(before.ModelDigest, spec, result)
 	if opening == task.NotOpened {
+		if before.Kind == task.KindValues {
+			again.failed++
+		}
 		if asked == task.NextModel(before.ModelDigest, spec, sha256.Sum256(x.Result)) {
 			err = fmt.Errorf("round %d of %s: %w", n, t.Name, errs.ErrFailed)
 		}
 		return before.ModelDigest, again, err
 	}
-	at = place{kind: t.Ranges.Next(before.Kind), step: before.Kind.Steps(before.Step), spent: again.spent}
+	at = place{kind: t.Ranges.Next(before.Kind), step: before.Kind.Steps(before.Step), failed: again.failed}
 	return next, at, nil
 }
 
@@ -193,7 +193,7 @@ func (s *Service) newSpec(t *task.Task, n uint32, at place, model task.Digest) (
 		return nil, err
 	}
 	spec := &task.RoundSpec{
-		Task: task.DigestOf(t), Round: n, Kind: at.kind, Step: at.step, Spent: at.spent, ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
+		Task: task.DigestOf(t), Round: n, Kind: at.kind, Step: at.step, Failed: at.failed, ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
 		Lanes: uint32(scheme.Lanes), LogDelta: uint32(scheme.LogDelta), HPKE: deposits.Public(),
 	}
 	if _, err := rand.Read(spec.Nonce[:]); err != nil {

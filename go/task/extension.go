@@ -32,8 +32,7 @@ const extensionPrivacy = 1
 var extensions = []extension{
 	{extensionPrivacy, "privacy", (*Task).writePrivacy, (*Task).readPrivacy},
 	{2, "tensors", (*Task).writeTensors, (*Task).readTensors},
-	{3, "absent", func(t *Task, w *writer) { w.optional(t.Absent) }, func(t *Task, r *reader) { t.Absent = r.u32() }},
-	{4, "trim", func(t *Task, w *writer) { w.optional(t.Trim) }, func(t *Task, r *reader) { t.Trim = r.u32() }},
+	{3, "trim", func(t *Task, w *writer) { w.optional(t.Trim) }, func(t *Task, r *reader) { t.Trim = r.u32() }},
 }
 
 // optional writes a number unless it is 0, its default.
@@ -169,14 +168,12 @@ func (t *Task) readTensors(r *reader) {
 	}
 }
 
-// MaxAbsent is all clients, in permille.
-const MaxAbsent = 1000
-
 // checkExtensions refuses what no round could satisfy.
 func (t *Task) checkExtensions() error {
 	switch {
-	case t.Absent > MaxAbsent:
-		return fmt.Errorf("task %s: absent is %d permille; it is 1 to %d, or 0 for the default: %w", t.Name, t.Absent, MaxAbsent, errs.ErrArgument)
+	case t.Trim > 0 && t.Ranges == RangesFixed:
+		return fmt.Errorf("task %s: trim ignores the largest claims of ranges that a cohort agrees on, and these are fixed: %w",
+			t.Name, errs.ErrArgument)
 	case t.Trim > 0 && t.Trim >= t.MinCohort:
 		return fmt.Errorf("task %s: trim ignores the %d largest claims of a range, of a cohort of at least %d; it is less than that: %w", t.Name, t.Trim, t.MinCohort, errs.ErrArgument)
 	}

@@ -14,11 +14,11 @@ import (
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
-// extended is a task with extensions 2 to 4.
+// extended is a task with extensions 2 and 3.
 func extended() *task.Task {
 	x := sample()
 	x.Layout[1].Precise, x.Layout[1].NonNegative = true, true
-	x.MinCohort, x.Absent, x.Trim = 3, 500, 2
+	x.MinCohort, x.Trim, x.Ranges = 3, 2, task.RangesNegotiated
 	return x
 }
 
@@ -48,14 +48,16 @@ func TestExtensionsRoundTrip(t *testing.T) {
 			x.Layout[k].Precise = x.Privacy == nil && rapid.Bool().Draw(t, "precise")
 			x.Layout[k].NonNegative = rapid.Bool().Draw(t, "non-negative")
 		}
-		x.Absent = rapid.SampledFrom([]uint32{0, 0, 1, 200, task.MaxAbsent}).Draw(t, "absent")
-		x.Trim = rapid.Uint32Range(0, x.MinCohort-1).Draw(t, "trim")
+		if x.Privacy == nil {
+			x.Ranges = task.RangesNegotiated
+			x.Trim = rapid.Uint32Range(0, x.MinCohort-1).Draw(t, "trim")
+		}
 		b := x.Canonical()
 		got, err := task.ParseTask(b)
-		if err != nil || !bytes.Equal(got.Canonical(), b) || got.Absent != x.Absent || got.Trim != x.Trim || (got.Privacy == nil) != (x.Privacy == nil) {
+		if err != nil || !bytes.Equal(got.Canonical(), b) || got.Trim != x.Trim || (got.Privacy == nil) != (x.Privacy == nil) {
 			t.Fatalf("does not round-trip: %v", err)
 		}
-		plain := x.Absent == 0 && x.Trim == 0
+		plain := x.Trim == 0
 		for k, want := range x.Layout {
 			plain = plain && !want.Precise && !want.NonNegative
 			if got.Layout[k].Precise != want.Precise || got.Layout[k].NonNegative != want.NonNegative {
@@ -73,8 +75,8 @@ func TestExtensionsRoundTrip(t *testing.T) {
 
 // TestOneFormOfExtensions: whatever is not what a task writes is refused.
 func TestOneFormOfExtensions(t *testing.T) {
-	tensors, absent, trim := item(2, 0, 3), item(3, 100, 0, 0, 0), item(4, 1, 0, 0, 0)
-	if _, err := task.ParseTask(withExtensions(sample(), tensors, absent, trim)); err != nil {
+	tensors, trim := item(2, 0, 3), item(3, 1, 0, 0, 0)
+	if _, err := task.ParseTask(withExtensions(negotiated(), tensors, trim)); err != nil {
 		t.Fatal(err)
 	}
 	for name, x := range map[string]struct {
@@ -82,25 +84,24 @@ func TestOneFormOfExtensions(t *testing.T) {
 		words string
 	}{
 		"none":               {nil, "another tag"},
-		"descending":         {[][]byte{trim, absent}, "ascend"},
-		"twice":              {[][]byte{absent, absent}, "ascend"},
+		"descending":         {[][]byte{trim, tensors}, "ascend"},
+		"twice":              {[][]byte{trim, trim}, "ascend"},
 		"id 0":               {[][]byte{item(0, 1)}, "ascend"},
-		"unknown":            {[][]byte{absent, item(5, 1)}, "newer version of cryptflow is needed"},
+		"unknown":            {[][]byte{trim, item(5, 1)}, "newer version of cryptflow is needed"},
 		"unknown and large":  {[][]byte{item(1<<32-1, 1)}, "newer version of cryptflow is needed"},
-		"empty":              {[][]byte{absent, item(4)}, ""},
+		"empty":              {[][]byte{tensors, item(3)}, ""},
 		"no flags":           {[][]byte{item(2, 0, 0)}, "canonical form"},
 		"unknown flag":       {[][]byte{item(2, 0, 4)}, "canonical form"},
 		"a flag too few":     {[][]byte{item(2, 1)}, "ends early"},
 		"a flag too many":    {[][]byte{item(2, 1, 1, 1)}, "trailing"},
-		"absent 0":           {[][]byte{item(3, 0, 0, 0, 0)}, "canonical form"},
-		"absent of 3 bytes":  {[][]byte{item(3, 100, 0, 0)}, "ends early"},
-		"absent of 5 bytes":  {[][]byte{item(3, 100, 0, 0, 0, 0)}, "trailing"},
-		"trim 0":             {[][]byte{absent, item(4, 0, 0, 0, 0)}, "canonical form"},
-		"something after":    {[][]byte{absent, trim[:4]}, ""},
-		"privacy cut":        {[][]byte{item(1, 1, 2, 3), absent}, "ends early"},
+		"trim of 3 bytes":    {[][]byte{item(3, 1, 0, 0)}, "ends early"},
+		"trim of 5 bytes":    {[][]byte{item(3, 1, 0, 0, 0, 0)}, "trailing"},
+		"trim 0":             {[][]byte{tensors, item(3, 0, 0, 0, 0)}, "canonical form"},
+		"something after":    {[][]byte{tensors, trim[:4]}, ""},
+		"privacy cut":        {[][]byte{item(1, 1, 2, 3), tensors}, "ends early"},
 		"longer than it all": {[][]byte{{3, 0, 0, 0, 255, 255, 255, 255, 1}}, ""},
 	} {
-		_, err := task.ParseTask(withExtensions(sample(), x.items...))
+		_, err := task.ParseTask(withExtensions(negotiated(), x.items...))
 		if !errors.Is(err, errs.ErrCanonical) || !strings.Contains(err.Error(), x.words) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -108,17 +109,22 @@ func TestOneFormOfExtensions(t *testing.T) {
 	// Privacy alone has its own tag.
 	p := private(t, func(*task.Task) {})
 	content := p.Canonical()[len(plainOf(p).Canonical())+len("private-"):]
-	if _, err := task.ParseTask(withExtensions(plainOf(p), item(1, content...), absent)); err != nil {
+	if _, err := task.ParseTask(withExtensions(plainOf(p), item(1, content...), item(2, 0, 2))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := task.ParseTask(withExtensions(plainOf(p), item(1, content...))); !errors.Is(err, errs.ErrCanonical) {
 		t.Errorf("privacy alone: %v", err)
 	}
-	claim := withExtensions(sample(), absent)
-	binary.LittleEndian.PutUint32(claim[len(claim)-len(absent)-4:], 1<<31)
+	claim := withExtensions(negotiated(), trim)
+	binary.LittleEndian.PutUint32(claim[len(claim)-len(trim)-4:], 1<<31)
 	if _, err := task.ParseTask(claim); !errors.Is(err, errs.ErrCanonical) || !strings.Contains(err.Error(), "claimed") {
 		t.Errorf("a claim: %v", err)
 	}
+}
+
+// negotiated is a task that can trim.
+func negotiated() *task.Task {
+	return changed(sample(), func(x *task.Task) { x.Ranges = task.RangesNegotiated })
 }
 
 // plainOf is a task without its privacy.
@@ -133,7 +139,7 @@ func TestExtensionsThatNoRoundSatisfies(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, x := range map[string]*task.Task{
-		"absent":             changed(extended(), func(x *task.Task) { x.Absent = task.MaxAbsent + 1 }),
+		"trim of fixed":      changed(extended(), func(x *task.Task) { x.Ranges = task.RangesFixed }),
 		"trim":               changed(extended(), func(x *task.Task) { x.Trim = x.MinCohort }),
 		"precise slots":      changed(extended(), func(x *task.Task) { x.Encoding = params.Slots }),
 		"precise and noised": private(t, func(x *task.Task) { x.Layout[0].Precise = true }),

@@ -23,22 +23,25 @@ type RoundSpec struct {
 	Nonce           [32]byte // of the key service; no digest can be foreseen
 	HPKE            []byte   // fresh public key for key deposits
 	PublicKey       Digest   // of the CKKS public key's frame; zero in sum-key
-	// Spent is how many updates were released before: those published and those
-	// whose sum did not open. Privacy accounts for all of them.
-	Spent uint32
+	// Failed is how many updates were released before whose sum did not open for
+	// their cohort. They are spent: privacy accounts for them too.
+	Failed uint32
 }
 
-// A specification of version 1 states no Spent: it is Step there.
+// A specification of version 1 states no failed updates, because there are none.
 const (
-	tagSpec      = "cryptflow/v1/spec"
-	tagSpecSpent = "cryptflow/v2/spec"
+	tagSpec       = "cryptflow/v1/spec"
+	tagSpecFailed = "cryptflow/v2/spec"
 )
+
+// Spent is how many updates were released before the round.
+func (s *RoundSpec) Spent() uint32 { return s.Step + s.Failed }
 
 // Canonical bytes.
 func (s *RoundSpec) Canonical() []byte {
 	w := start(tagSpec)
-	if s.Spent != s.Step {
-		w = start(tagSpecSpent)
+	if s.Failed != 0 {
+		w = start(tagSpecFailed)
 	}
 	w.fixed(s.Task)
 	w.u32(s.Round)
@@ -51,26 +54,26 @@ func (s *RoundSpec) Canonical() []byte {
 	w.fixed(s.Nonce)
 	w.text(string(s.HPKE))
 	w.fixed(s.PublicKey)
-	if s.Spent != s.Step {
-		w.u32(s.Spent)
+	if s.Failed != 0 {
+		w.u32(s.Failed)
 	}
 	return w.b
 }
 
 // ParseRoundSpec is the strict inverse of Canonical.
 func ParseRoundSpec(b []byte) (*RoundSpec, error) {
-	tag, spent := tagSpec, hasTag(b, tagSpecSpent)
-	if spent {
-		tag = tagSpecSpent
+	tag, failed := tagSpec, hasTag(b, tagSpecFailed)
+	if failed {
+		tag = tagSpecFailed
 	}
 	r := open(b, tag)
 	s := &RoundSpec{
 		Task: r.fixed(), Round: r.u32(), Kind: Kind(r.u8()), Step: r.u32(), ModelDigest: r.fixed(), LayoutDigest: r.fixed(),
 		Lanes: r.u32(), LogDelta: r.u32(), Nonce: r.fixed(), HPKE: append([]byte(nil), r.limited(maxHPKE)...), PublicKey: r.fixed(),
 	}
-	if s.Spent = s.Step; spent {
-		if s.Spent = r.u32(); s.Spent <= s.Step {
-			r.fail("%d updates spent and %d published", s.Spent, s.Step)
+	if failed {
+		if s.Failed = r.u32(); s.Failed == 0 {
+			r.fail("no failed updates under the tag of some")
 		}
 	}
 	if err := r.close(); err != nil {
@@ -96,7 +99,7 @@ func (s *RoundSpec) Follows(t *Task) error {
 		{s.Lanes == uint32(scheme.Lanes) && s.LogDelta == uint32(scheme.LogDelta), "has other parameters"},
 		{len(s.HPKE) > 0, "has no deposit key"},
 		{(s.PublicKey == Digest{}) == (scheme.Components == 1), "has a public key where its mode has none, or none where it has one"},
-		{s.Step <= s.Spent && s.Spent <= s.Round, "counts more updates than rounds"},
+		{uint64(s.Step)+uint64(s.Failed) <= uint64(s.Round), "counts more updates than rounds"},
 		{s.Step <= s.Round && s.Step < t.Rounds, "comes after the task's last update"},
 		{s.Round > 0 || s.Kind == t.Ranges.First(), "does not begin as the task does"},
 		{s.Round > 0 || s.ModelDigest == t.InitialModel, "does not start from the task's first model"},

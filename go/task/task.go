@@ -62,9 +62,6 @@ type Task struct {
 	KMS             Key
 	// Privacy is what clients clip and add before they encrypt; nil without.
 	Privacy *privacy.Promise
-	// Absent is how many of the clients that announced themselves may be
-	// missing from a set, in 1/1000; 0: the default, 200.
-	Absent uint32
 	// Trim is how many of the largest claims of a negotiated range are ignored.
 	Trim uint32
 }

@@ -781,6 +781,7 @@ def create_task(
     max_clients: int | None = None,
     fraction: float = 0.8,
     per_organisation: int = 0,
+    trim: int = 0,
     deadline: int = 600,
     privacy: Privacy | None = None,
     initial_model: str = "stored",
@@ -850,6 +851,10 @@ def create_task(
         may always be missing, unless it is 1.
     per_organisation : int
         Most clients of one organisation in a cohort; 0 for no cap.
+    trim : int
+        Of ranges that the cohort agrees on: so many of the largest claims on each
+        are ignored. One client that claims a huge range then costs the others no
+        precision; those whose claims were ignored clip, and their reports say so.
     deadline : int
         Seconds from a round's first commit.
     privacy : Privacy, optional
@@ -941,6 +946,7 @@ def create_task(
         "min_cohort": int(min_cohort or 0),
         "fraction": fraction,
         "per_organisation": per_organisation,
+        "trim": trim,
         "deadline": int(deadline),
         "rounds": int(rounds),
         "initial_model": initial_model,

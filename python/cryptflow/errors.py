@@ -161,6 +161,7 @@ CODES: dict[str, type[CryptFlowError]] = {
             "CF_SIGNATURE",
             "CF_STORAGE_CORRUPT",
             "CF_TAG",
+            "CF_VOTES",
             "CF_WEIGHT_SUM",
         ],
         CorruptError,

@@ -169,6 +169,7 @@ func taskCreate(profile *string) *cobra.Command {
 	f.StringArrayVar(&q.Metrics, "metric", nil, "scalar that clients may report; repeat (default: loss)")
 	f.Uint32Var(&q.WeightCap, "weight-cap", 1000, "largest num_examples of a client")
 	f.Uint32Var(&q.MaxClients, "max-clients", 0, "largest cohort (default: all members)")
+	f.Uint32Var(&q.Trim, "trim", 0, "agreed ranges: ignore so many of the largest claims, whose clients clip")
 	f.Uint32Var(&q.MinCohort, "min-cohort", 0, "smallest cohort (default: half of the members, and the key service's floor at least)")
 	f.Float64Var(&fraction, "fraction", 0.8, "least fraction of the clients that deposited a key")
 	f.Uint32Var(&q.PerOrganisation, "per-organisation", 0, "most clients of one organisation in a cohort; 0: no cap")
