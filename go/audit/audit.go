@@ -11,8 +11,8 @@
 // # Compatibility
 //
 // A record is one line of JSON; its bytes are what is hashed. A checkpoint is
-// three lines (origin, size, base64 of the root) signed as a note with
-// Ed25519.
+// three lines (origin, size, base64 of the root) and, since key services count
+// epochs, a fourth ("epoch 7"), signed as a note with Ed25519.
 package audit
 
 import (
@@ -51,6 +51,9 @@ const (
 	Failed Event = "failed"
 	// Lost is a round that can never be decided.
 	Lost Event = "lost"
+	// Started begins an epoch, Recovered one after a restored backup.
+	Started   Event = "started"
+	Recovered Event = "recovered"
 )
 
 // Record is one entry. Fields that do not apply are empty.
@@ -72,7 +75,36 @@ const (
 	hashes  = "audit/hash"
 	state   = "audit/state"
 	size    = "size"
+	epoch   = "epoch"
 )
+
+// Epoch is how often the key service that writes the log was started; 0 in a log
+// from before epochs were counted.
+func Epoch(r storage.Reader) (uint64, error) {
+	b, err := r.Get(state, epoch)
+	if err != nil || b == nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(string(b), 10, 64)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("epoch of the log: %w", errs.ErrAudit)
+	}
+	return n, nil
+}
+
+// SetEpoch begins an epoch.
+func SetEpoch(w storage.Writer, n uint64) error {
+	return w.Put(state, epoch, strconv.AppendUint(nil, n, 10))
+}
+
+// Root is the root of the log's first n records.
+func Root(r storage.Reader, n int64) (tlog.Hash, error) {
+	root, err := tlog.TreeHash(n, reader(r))
+	if err != nil {
+		return root, fmt.Errorf("root of the audit log: %w", err)
+	}
+	return root, nil
+}
 
 // MaxProof bounds the hashes of one proof.
 const MaxProof = 128
@@ -157,6 +189,9 @@ func Records(r storage.Reader, from int64, limit int) ([][]byte, error) {
 	return out, nil
 }
 
+// epochLine begins a checkpoint's fourth line.
+const epochLine = "epoch "
+
 // Signer signs checkpoints.
 type Signer struct {
 	origin string
@@ -187,11 +222,19 @@ func (s *Signer) Checkpoint(r storage.Reader) (string, int64, error) {
 	if err != nil {
 		return "", 0, err
 	}
-	root, err := tlog.TreeHash(n, reader(r))
+	root, err := Root(r, n)
 	if err != nil {
-		return "", 0, fmt.Errorf("root of the audit log: %w", err)
+		return "", 0, err
 	}
-	b, err := note.Sign(&note.Note{Text: fmt.Sprintf("%s\n%d\n%s\n", s.origin, n, root)}, s.signer)
+	text := fmt.Sprintf("%s\n%d\n%s\n", s.origin, n, root)
+	current, err := Epoch(r)
+	if err != nil {
+		return "", 0, err
+	}
+	if current > 0 {
+		text += fmt.Sprintf("%s%d\n", epochLine, current)
+	}
+	b, err := note.Sign(&note.Note{Text: text}, s.signer)
 	if err != nil {
 		return "", 0, fmt.Errorf("signing a checkpoint: %w", errs.ErrInternal)
 	}

@@ -14,9 +14,10 @@ import (
 
 // Checkpoint is a verified statement of the key service about its log.
 type Checkpoint struct {
-	Size int64
-	Root tlog.Hash
-	Text string // as signed
+	Size  int64
+	Root  tlog.Hash
+	Epoch uint64 // of the key service; 0 in one from before epochs were counted
+	Text  string // as signed
 }
 
 // Open verifies a checkpoint's signature and form.
@@ -34,8 +35,15 @@ func Open(text, name string, public ed25519.PublicKey) (*Checkpoint, error) {
 		return nil, fmt.Errorf("the checkpoint is not signed by the key service %s: %w", name, errs.ErrAudit)
 	}
 	lines := strings.Split(n.Text, "\n")
-	if len(lines) != 4 || lines[0] != originOf(name) || lines[3] != "" {
+	if len(lines) < 4 || len(lines) > 5 || lines[0] != originOf(name) || lines[len(lines)-1] != "" {
 		return nil, fmt.Errorf("the checkpoint has another form: %w", errs.ErrAudit)
+	}
+	current := uint64(0)
+	if len(lines) == 5 {
+		number, ok := strings.CutPrefix(lines[3], epochLine)
+		if current, err = strconv.ParseUint(number, 10, 64); err != nil || !ok || current == 0 || number[0] == '0' || number[0] == '+' {
+			return nil, fmt.Errorf("the checkpoint has no epoch: %w", errs.ErrAudit)
+		}
 	}
 	size, err := strconv.ParseInt(lines[1], 10, 64)
 	if err != nil || size < 0 {
@@ -45,7 +53,7 @@ func Open(text, name string, public ed25519.PublicKey) (*Checkpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the checkpoint has no root: %w", errs.ErrAudit)
 	}
-	return &Checkpoint{Size: size, Root: root, Text: text}, nil
+	return &Checkpoint{Size: size, Root: root, Epoch: current, Text: text}, nil
 }
 
 // NameOf is the name of the key service that a checkpoint claims to be of. It
@@ -95,6 +103,8 @@ func (c *Checkpoint) Continues(before *Checkpoint, proof [][]byte) error {
 		return nil
 	case c.Size < before.Size:
 		return fmt.Errorf("the log shrank from %d to %d records: %w", before.Size, c.Size, errs.ErrAudit)
+	case c.Epoch < before.Epoch:
+		return fmt.Errorf("the key service went back from epoch %d to %d: %w", before.Epoch, c.Epoch, errs.ErrAudit)
 	case c.Size == before.Size && c.Root == before.Root:
 		return nil
 	case c.Size == before.Size || tlog.CheckTree(p, c.Size, c.Root, before.Size, before.Root) != nil:

@@ -294,7 +294,7 @@ func (x *Client) announce(ctx context.Context, c *Contribution) error {
 		return nil
 	}
 	a := &task.Announcement{Spec: c.Round.Digest, Client: x.name, ModelDigest: c.Round.Spec.ModelDigest}
-	receipt, err := x.keys.Announce(ctx, &pb.AnnounceRequest{Announcement: a.Canonical()})
+	receipt, err := x.keys.Announce(ctx, &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: x.checkpoint()})
 	if err != nil {
 		return fromKeys(err)
 	}

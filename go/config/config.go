@@ -72,6 +72,7 @@ type KMS struct {
 	Service
 	Floor          uint32 `toml:"floor"`           // smallest cohort ever released
 	KEK            string `toml:"kek"`             // file of the key-encryption key
+	Epoch          string `toml:"epoch"`           // folder of the epoch's file; the KEK's when empty
 	ReleaseSeconds int64  `toml:"release_seconds"` // how long a release can be fetched
 	RoundSeconds   int64  `toml:"round_seconds"`   // how long a round may stay undecided beyond its deadline
 }
@@ -82,7 +83,7 @@ func (a *Aggregator) defaults() {
 }
 
 func (k *KMS) defaults() {
-	k.Floor, k.ReleaseSeconds, k.RoundSeconds, k.Log = 3, 3600, 86400, "info"
+	k.Floor, k.ReleaseSeconds, k.RoundSeconds, k.Log = 3, 3600, 3600, "info"
 }
 
 // LoadAggregator reads an aggregator's file.
@@ -110,6 +111,13 @@ func LoadKMS(path string) (*KMS, error) {
 	}
 	if c.KEK == "" {
 		return nil, fmt.Errorf("%s: kek is not set; name a file on another volume than backups: %w", path, errs.ErrConfig)
+	}
+	if c.Epoch == "" {
+		c.Epoch = filepath.Dir(c.KEK)
+	}
+	if inside, err := filepath.Rel(c.Data, c.Epoch); err == nil && inside != ".." && !strings.HasPrefix(inside, "../") {
+		return nil, fmt.Errorf("%s: the epoch lies in %s, inside data: a backup of data would bring back an old one, "+
+			"and nobody would notice. Move kek out of data, or set epoch to a folder that no backup reads: %w", path, c.Epoch, errs.ErrConfig)
 	}
 	if c.ReleaseSeconds < 1 || c.RoundSeconds < 1 {
 		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive: %w", path, errs.ErrConfig)
@@ -181,7 +189,7 @@ func LoadProfileFrom(path string, lookup func(name string) (string, bool)) (*Pro
 }
 
 // paths are the keys whose values are paths.
-var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true}
+var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "epoch": true}
 
 // read decodes a file strictly and resolves its paths.
 func read(path string, into any) error {

@@ -97,6 +97,9 @@ var (
 	// ErrLost is returned when a key service no longer has what it needs to decide
 	// a round, and cannot know whether it did.
 	ErrLost = sentinel("CF_ROUND_LOST", Conflict, "the key service lost this round's keys; the admin creates a new task")
+	// ErrRestored is returned when a key service's ledger is older than what the
+	// service signed, or another copy of it is running: it serves no more.
+	ErrRestored = sentinel("CF_RESTORED", Conflict, "this key service forgot what it signed, and does not serve")
 	// ErrPending is returned when a step has to wait for others; ask again.
 	ErrPending = sentinel("CF_PENDING", Unavailable, "not yet; ask again")
 	// ErrUpload is returned when an upload is unknown, perhaps because the

@@ -43,7 +43,7 @@ func (s *Service) Announce(ctx context.Context, in *pb.AnnounceRequest) (*pb.Sig
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	if err := s.update(ctx, func(w storage.Writer) error {
 		x, err := roundOf(w, a.Spec)
 		if err != nil {
 			return err
@@ -55,11 +55,14 @@ func (s *Service) Announce(ctx context.Context, in *pb.AnnounceRequest) (*pb.Sig
 		if err := enrolled(ctx, t); err != nil {
 			return err
 		}
+		if err := s.gossip(w, in.Checkpoint); err != nil {
+			return err
+		}
 		prefix := a.Spec.String() + "/"
 		if before, err := w.Get(bucketAnnounced, prefix+a.Client); err != nil || before != nil {
 			return err
 		}
-		if err := x.undecided(); err != nil {
+		if err := s.undecided(x); err != nil {
 			return err
 		}
 		spec, _, err := specOf(w, x.TaskDigest, x.Round)

@@ -114,12 +114,15 @@ func (s *Service) decide(ctx context.Context, spec task.Digest, attempt func(sto
 	var reply *pb.DecisionReply
 	var x *round
 	fresh := false
-	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	err = s.update(ctx, func(w storage.Writer) error {
 		if x, err = roundOf(w, spec); err != nil {
 			return err
 		}
 		t, _, err := taskOf(w, x.Task)
 		if err != nil {
+			return err
+		}
+		if err := s.decidable(x); err != nil {
 			return err
 		}
 		fresh = x.Decision == nil
@@ -143,7 +146,7 @@ func (s *Service) decide(ctx context.Context, spec task.Digest, attempt func(sto
 		return nil, s.refuse(ctx, spec, caller.String(), err)
 	}
 	if fresh {
-		err = s.vault.destroy(keyName(x.TaskDigest, x.Round))
+		err = errors.Join(s.vault.destroy(keyName(x.TaskDigest, x.Round)), s.scrub(ctx))
 	}
 	return reply, err
 }
@@ -228,7 +231,7 @@ func (*unfit) Unwrap() error { return errs.ErrManifest }
 // them: the set can be decided without them.
 func (s *Service) exclude(ctx context.Context, spec task.Digest, by string, bad *unfit) error {
 	s.c.Log.Warn("clients are refused in a round", "spec", spec.Short(), "clients", some(bad.names()))
-	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	return s.update(ctx, func(w storage.Writer) error {
 		x, err := roundOf(w, spec)
 		if err != nil {
 			return err
@@ -254,7 +257,7 @@ func (s *Service) refuse(ctx context.Context, spec task.Digest, by string, refus
 	if !errors.Is(refused, errs.ErrManifest) && !errors.Is(refused, errs.ErrDecided) && !errors.Is(refused, errs.ErrSignature) {
 		return refused
 	}
-	return errors.Join(s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	return errors.Join(s.update(ctx, func(w storage.Writer) error {
 		x, err := roundOf(w, spec)
 		if err != nil {
 			return err
@@ -448,7 +451,7 @@ func (s *Service) CloseRound(ctx context.Context, in *pb.Signed) (*pb.Empty, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &pb.Empty{}, s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	return &pb.Empty{}, s.update(ctx, func(w storage.Writer) error {
 		x, err := roundOf(w, result.Spec)
 		if err != nil {
 			return err

@@ -105,7 +105,7 @@ func (s *Service) ReportResult(ctx context.Context, in *pb.ReportRequest) (*pb.R
 func (s *Service) take(ctx context.Context, report *task.Report, row *reportRow) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	return s.update(ctx, func(w storage.Writer) error {
 		x, err := s.member(ctx, w, report.Spec)
 		if err != nil {
 			return err

@@ -62,7 +62,7 @@ func (s *Service) openRound(
 ) (out *pb.SpecReply, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	err = s.update(ctx, func(w storage.Writer) error {
 		t, _, err := taskOf(w, in.Task)
 		if err != nil {
 			return err
@@ -79,6 +79,9 @@ func (s *Service) openRound(
 			}
 			out = reply
 			return nil
+		}
+		if err := closed(w, t); err != nil {
+			return err
 		}
 		next, err := s.follows(w, t, in.Round, model)
 		if err != nil {
@@ -279,7 +282,11 @@ func (s *Service) GetSpec(ctx context.Context, in *pb.SpecRequest) (out *pb.Spec
 		if err != nil || caller.Role != identity.Client {
 			return err
 		}
-		if x, err := roundOf(r, task.DigestOf(spec)); err != nil || x.Decision != nil {
+		x, err := roundOf(r, task.DigestOf(spec))
+		if err != nil || x.Decision != nil {
+			return err
+		}
+		if err := s.decidable(x); err != nil {
 			return err
 		}
 		secret, err := s.vault.get(keyName(id, in.Round))
@@ -321,7 +328,7 @@ func (s *Service) Deposit(ctx context.Context, in *pb.DepositRequest) (*pb.Signe
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	err = s.update(ctx, func(w storage.Writer) error {
 		x, err := roundOf(w, d.Spec)
 		if err != nil {
 			return err
@@ -370,13 +377,14 @@ func (s *Service) takes(
 }
 
 // undecided refuses what comes after a round's decision.
-func (x *round) undecided() error {
+func (s *Service) undecided(x *round) error {
+	if err := s.decidable(x); err != nil {
+		return err
+	}
 	decided, err := x.decision()
 	switch {
 	case err != nil:
 		return err
-	case x.Lost != "":
-		return fmt.Errorf("round %d of %s: %s: %w", x.Round, x.Task, x.Lost, errs.ErrLost)
 	case decided != nil && decided.Outcome == task.Aborted:
 		return fmt.Errorf("%s: %w", decided.Reason, errs.ErrAborted)
 	case decided != nil:
@@ -387,7 +395,7 @@ func (x *round) undecided() error {
 
 // acceptable says whether a new deposit may be stored.
 func (s *Service) acceptable(r storage.Reader, t *task.Task, x *round, d *task.Deposit, in *pb.DepositRequest) error {
-	if err := x.undecided(); err != nil {
+	if err := s.undecided(x); err != nil {
 		return err
 	}
 	spec, _, err := specOf(r, x.TaskDigest, x.Round)

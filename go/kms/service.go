@@ -42,6 +42,7 @@ type Config struct {
 	Gate    Gate
 	Ledger  storage.Ledger
 	Keys    string // folder of wrapped keys, outside the ledger and its backups
+	Epoch   string // folder of the epoch's file, outside backups; Keys when empty
 	Wrapper Wrapper
 	// ReleaseLife is how long clients can fetch a release after the decision.
 	ReleaseLife time.Duration
@@ -66,34 +67,58 @@ type Service struct {
 	mu     sync.Mutex // one change at a time; reads go to the ledger's snapshots
 
 	reported bell // rung after every report and result
+
+	epoch    *epochFile
+	fencedMu sync.Mutex
+	fenced   error // why the service serves no more
 }
 
 var _ pb.KeyServiceServer = (*Service)(nil)
 
-// New opens a key service and finishes what a crash interrupted.
-func New(c Config) (*Service, error) {
+// prepare makes a service that has not looked at its ledger yet. found says
+// whether there was an epoch.
+func prepare(c Config) (s *Service, found bool, err error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
 	if c.VerdictWait == 0 {
 		c.VerdictWait = defaultVerdictWait
 	}
+	if c.Epoch == "" {
+		c.Epoch = c.Keys
+	}
 	if len(c.Admins) == 0 {
-		return nil, fmt.Errorf("no admin key is configured, so no task could ever be accepted: %w", errs.ErrConfig)
+		return nil, false, fmt.Errorf("no admin key is configured, so no task could ever be accepted: %w", errs.ErrConfig)
 	}
-	v, err := newVault(c.Keys, c.Wrapper)
+	s = &Service{c: c, self: task.Key(c.Signing.Public().(ed25519.PublicKey))}
+	if s.vault, err = newVault(c.Keys, c.Wrapper); err != nil {
+		return nil, false, err
+	}
+	if s.signer, err = audit.NewSigner(c.Name, c.Signing); err != nil {
+		return nil, false, err
+	}
+	s.epoch, found, err = openEpoch(c.Epoch)
+	return s, found, err
+}
+
+// New opens a key service and finishes what a crash interrupted. It returns
+// ErrRestored when the ledger is older than the epoch.
+func New(c Config) (*Service, error) {
+	s, found, err := prepare(c)
 	if err != nil {
 		return nil, err
 	}
-	signer, err := audit.NewSigner(c.Name, c.Signing)
-	if err != nil {
-		return nil, err
-	}
-	s := &Service{c: c, self: task.Key(c.Signing.Public().(ed25519.PublicKey)), vault: v, signer: signer}
 	if s.c.Gate.Floor == HardFloor {
 		c.Log.Warn("the floor is 2: two clients learn each other's update from the sum")
 	}
-	return s, s.Sweep(context.Background())
+	ctx := context.Background()
+	if err := s.resume(ctx, found); err != nil {
+		return nil, err
+	}
+	if err := s.findLost(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.Sweep(ctx)
 }
 
 // Buckets of the ledger.
@@ -265,7 +290,7 @@ func (s *Service) CreateTask(ctx context.Context, in *pb.Signed) (*pb.Empty, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err = s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+	err = s.update(ctx, func(w storage.Writer) error {
 		before, err := w.Get(bucketTask, t.Name)
 		if err != nil {
 			return err

@@ -88,7 +88,7 @@ func (d *desk) open() {
 	d.ledger = ledger
 	if d.Service, err = kms.New(kms.Config{
 		Name: "k", Signing: d.signing, Admins: []task.Key{public(d.admin)}, Gate: kms.Gate{Floor: 3}, Ledger: ledger,
-		Keys: filepath.Join(d.folder, "keys"), Wrapper: wrapper, ReleaseLife: time.Hour, RoundLife: time.Hour,
+		Keys: filepath.Join(d.folder, "keys"), Epoch: filepath.Join(d.folder, "epoch"), Wrapper: wrapper, ReleaseLife: time.Hour, RoundLife: time.Hour,
 		Log: slog.New(slog.NewTextHandler(d.log, nil)), Now: func() time.Time { return d.now },
 	}); err != nil {
 		d.t.Fatal(err)

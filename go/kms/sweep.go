@@ -89,7 +89,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, spec := range expired {
-		if err := s.c.Ledger.Update(ctx, func(w storage.Writer) error {
+		if err := s.update(ctx, func(w storage.Writer) error {
 			x, err := roundOf(w, spec)
 			if err != nil || x.Destroyed {
 				return err

@@ -3,7 +3,6 @@ package kms
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,16 +31,28 @@ type fileWrapper struct{ aead cipher.AEAD }
 // does not exist. Whoever reads the file and the vault reads the keys: keep it
 // on another volume than backups.
 func OpenKEK(path string) (Wrapper, error) {
-	kek, err := os.ReadFile(path)
+	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		kek = make([]byte, kekSize)
-		if _, err := rand.Read(kek); err != nil {
-			return nil, fmt.Errorf("drawing the key-encryption key: %w", errs.ErrInternal)
-		}
-		if err = writeFile(path, kek); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("kek: there is no folder %s; make it, mode 700, where no backup reads: %w", filepath.Dir(path), errs.ErrConfig)
 		}
+		if err := drawKEK(path); err != nil {
+			return nil, err
+		}
 	}
+	return readKEK(path)
+}
+
+// CheckKEK refuses a key-encryption key whose rotation was interrupted.
+func CheckKEK(path string) error {
+	if _, err := os.Lstat(path + nextSuffix); err == nil {
+		return fmt.Errorf("the rotation of %s was interrupted; run \"cryptflow kms rotate-kek\" again: %w", path, errs.ErrConfig)
+	}
+	return nil
+}
+
+func readKEK(path string) (Wrapper, error) {
+	kek, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("key-encryption key: %v: %w", err, errs.ErrConfig)
 	}
@@ -116,18 +127,18 @@ func (v *vault) get(name string) ([]byte, error) {
 	return v.wrapper.Unwrap(bound(name), wrapped)
 }
 
-// destroy overwrites and removes a key; what the device keeps of it is wrapped.
+// has reports whether there is such a key.
+func (v *vault) has(name string) bool {
+	_, err := os.Lstat(v.path(name))
+	return err == nil
+}
+
+// destroy overwrites a key where it lies, and then removes it. Whatever a device
+// keeps besides, as flash does, is wrapped.
 func (v *vault) destroy(name string) error {
-	path := v.path(name)
-	info, err := os.Stat(path)
+	err := shred(v.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	if err == nil {
-		err = os.WriteFile(path, make([]byte, info.Size()), 0o600)
-	}
-	if err == nil {
-		err = os.Remove(path)
 	}
 	if err == nil {
 		err = syncFolder(v.folder)
@@ -136,6 +147,30 @@ func (v *vault) destroy(name string) error {
 		return fmt.Errorf("destroying a key: %v: %w", err, errs.ErrInternal)
 	}
 	return nil
+}
+
+// shred overwrites the bytes of a file in place, makes that durable, and removes
+// the file. Truncating it first would leave the old bytes in blocks that nobody
+// owns.
+func shred(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, info.Size()), 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if closing := f.Close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return err
+	}
+	return os.Remove(path)
 }
 
 // names lists the keys there are.
@@ -166,13 +201,18 @@ func writeFile(path string, b []byte) error {
 	if closing := f.Close(); err == nil {
 		err = closing
 	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
 	if err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(path))
+	return replace(f.Name(), path)
+}
+
+// replace renames a file durably.
+func replace(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(to))
 }
 
 func syncFolder(path string) error {

@@ -128,7 +128,7 @@ func (h *House) build(p Plan) error {
 	if err != nil {
 		return err
 	}
-	k := &config.KMS{Service: config.Service{Listen: address(1), Admin: address(3), Data: "data", AdminKeys: []string{identity.SigningName(signing)}, Log: p.Log}, Floor: p.Floor, KEK: "../kek/kms.kek", ReleaseSeconds: 3600, RoundSeconds: 86400}
+	k := &config.KMS{Service: config.Service{Listen: address(1), Admin: address(3), Data: "data", AdminKeys: []string{identity.SigningName(signing)}, Log: p.Log}, Floor: p.Floor, KEK: "../kek/kms.kek", ReleaseSeconds: 3600, RoundSeconds: 3600}
 	if k.Credentials, err = h.issue(ca, identity.KMS, "kms", "kms"); err != nil {
 		return err
 	}

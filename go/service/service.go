@@ -251,6 +251,9 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 	if err != nil {
 		return fail(err)
 	}
+	if err := kms.CheckKEK(c.KEK); err != nil {
+		return fail(err)
+	}
 	kek, err := kms.OpenKEK(c.KEK)
 	if err != nil {
 		return fail(err)
@@ -262,7 +265,7 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 	b.ending = append(b.ending, ledger.Close)
 	s, err := kms.New(kms.Config{
 		Name: b.credentials.Self.Name, Version: version, Signing: signing, Admins: admins,
-		Gate: kms.Gate{Floor: c.Floor}, Ledger: ledger, Keys: filepath.Join(c.Data, "keys"), Wrapper: kek,
+		Gate: kms.Gate{Floor: c.Floor}, Ledger: ledger, Keys: filepath.Join(c.Data, "keys"), Epoch: c.Epoch, Wrapper: kek,
 		ReleaseLife: time.Duration(c.ReleaseSeconds) * time.Second, RoundLife: time.Duration(c.RoundSeconds) * time.Second, Log: log,
 	})
 	if err != nil {

@@ -1225,6 +1225,7 @@ func (x *SpecReply) GetTagKey() []byte {
 type AnnounceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Announcement  []byte                 `protobuf:"bytes,1,opt,name=announcement,proto3" json:"announcement,omitempty"` // canonical
+	Checkpoint    string                 `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`     // of the key service's log, the last that the client saw
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1264,6 +1265,13 @@ func (x *AnnounceRequest) GetAnnouncement() []byte {
 		return x.Announcement
 	}
 	return nil
+}
+
+func (x *AnnounceRequest) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
 }
 
 type DepositRequest struct {
@@ -2013,9 +2021,12 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\x04spec\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x17\n" +
-	"\atag_key\x18\x03 \x01(\fR\x06tagKey\"5\n" +
+	"\atag_key\x18\x03 \x01(\fR\x06tagKey\"U\n" +
 	"\x0fAnnounceRequest\x12\"\n" +
-	"\fannouncement\x18\x01 \x01(\fR\fannouncement\"_\n" +
+	"\fannouncement\x18\x01 \x01(\fR\fannouncement\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x02 \x01(\tR\n" +
+	"checkpoint\"_\n" +
 	"\x0eDepositRequest\x12\x18\n" +
 	"\adeposit\x18\x01 \x01(\fR\adeposit\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x1b\n" +

@@ -118,6 +118,18 @@ func (l *ledger) Update(ctx context.Context, f func(storage.Writer) error) error
 	return err
 }
 
+// Scrub moves what is in the write-ahead log into the database, where deleted
+// rows are overwritten, and empties the log. What readers still look at stays in
+// the log until they are done: Scrub then does nothing, and the next one does.
+func (l *ledger) Scrub(ctx context.Context) error {
+	if err := l.enter(); err != nil {
+		return err
+	}
+	defer l.leave()
+	_, err := l.writer.ExecContext(context.WithoutCancel(ctx), "PRAGMA wal_checkpoint(TRUNCATE)")
+	return classify(err)
+}
+
 // Close waits for what runs, then closes. It may be called again.
 func (l *ledger) Close() error {
 	l.mu.Lock()

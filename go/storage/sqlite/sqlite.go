@@ -111,7 +111,7 @@ func own(path string) error {
 // connect opens a pool of n connections whose transactions begin in a mode.
 func connect(path, mode string, n int, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"_txlock": {mode}, "_pragma": append([]string{
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "fullfsync(ON)", "trusted_schema(OFF)",
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "fullfsync(ON)", "trusted_schema(OFF)", "secure_delete(ON)",
 	}, pragmas...)}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
 	if err != nil {
