@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
@@ -71,6 +72,41 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 	if int64(len(out)) != c.round.Values() {
 		return nil, fmt.Errorf("room for %d values of %d: %w", len(out), c.round.Values(), errs.ErrArgument)
 	}
+	s := c.opened
+	if s == nil {
+		var err error
+		if s, err = x.opensTo(ctx, c, out, progress); err != nil {
+			return nil, err
+		}
+	} else {
+		copy(out, s.mean)
+	}
+	began := time.Now()
+	if err := x.agreeOn(ctx, c, s.digest, s.sums); err != nil {
+		// The round's keys go when everybody has reported: what was opened is kept
+		// for whoever was interrupted while it waited for the others' word.
+		if c.opened == nil && !isStatement(err) {
+			s.mean, c.opened = slices.Clone(out), s
+		}
+		return nil, err
+	}
+	c.opened = nil
+	c.seconds[Wait] += time.Since(began).Seconds()
+	x.mu.Lock()
+	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, s.digest)
+	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
+	x.open = nil
+	x.mu.Unlock()
+	report := x.report(c, s.release, s.manifest, s.control, out, s.digest, s.checkpoint)
+	report.Metrics = s.metrics
+	if c.Round.Spec.Kind == task.KindValues {
+		x.follow(c, out, s.control, report.Cohort)
+	}
+	return report, nil
+}
+
+// opensTo waits for the round of a contribution and opens its sum into out.
+func (x *Client) opensTo(ctx context.Context, c *Contribution, out []float32, progress Progress) (*sum, error) {
 	began := time.Now()
 	if err := x.await(ctx, c, progress); err != nil {
 		return nil, err
@@ -82,7 +118,7 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 		return nil, err
 	}
 	defer clear(rel.Secret)
-	sum, err := x.openSum(ctx, c, rel, manifest, out, progress)
+	s, err := x.openSum(ctx, c, rel, manifest, out, progress)
 	if err != nil {
 		// Whoever could not open the sum says so, so that a sum that opens for few
 		// counts for nobody.
@@ -93,24 +129,10 @@ func (x *Client) collect(ctx context.Context, c *Contribution, out []float32, pr
 		}
 		return nil, err
 	}
-	c.seconds[Decrypt] += sum.decrypting.Seconds()
-	c.seconds[Download] += (time.Since(began) - sum.decrypting).Seconds()
-	began = time.Now()
-	if err := x.agreeOn(ctx, c, sum.digest, sum.sums); err != nil {
-		return nil, err
-	}
-	c.seconds[Wait] += time.Since(began).Seconds()
-	x.mu.Lock()
-	x.model = task.NextModel(c.Round.Spec.ModelDigest, c.Round.Digest, sum.digest)
-	x.kind, x.step = x.task.Ranges.Next(c.Round.Spec.Kind), c.Round.Spec.Kind.Steps(c.Round.Spec.Step)
-	x.open = nil
-	x.mu.Unlock()
-	report := x.report(c, rel, manifest, sum.control, out, sum.digest, checkpoint)
-	report.Metrics = sum.metrics
-	if c.Round.Spec.Kind == task.KindValues {
-		x.follow(c, out, sum.control, rel.Terms)
-	}
-	return report, nil
+	c.seconds[Decrypt] += s.decrypting.Seconds()
+	c.seconds[Download] += (time.Since(began) - s.decrypting).Seconds()
+	s.release, s.manifest, s.checkpoint = rel, manifest, checkpoint
+	return s, nil
 }
 
 // sum is what a released round opened to, beside the mean.
@@ -119,6 +141,10 @@ type sum struct {
 	metrics      map[string]float64
 	digest, sums task.Digest // of the result, and of the integers that it opened to
 	decrypting   time.Duration
+	release      *task.Release // its secret is cleared
+	manifest     *task.Manifest
+	checkpoint   *audit.Checkpoint
+	mean         []float32 // kept when the report was interrupted
 }
 
 // openSum fetches the result of a released round, opens it into out and verifies
@@ -157,7 +183,9 @@ func (x *Client) openSum(
 		}
 	}
 	sums, err := opener.Sums()
-	return &sum{control, opener.Metrics(control), task.DigestOf(result), sums, o.decrypting}, err
+	return &sum{
+		control: control, metrics: opener.Metrics(control), digest: task.DigestOf(result), sums: sums, decrypting: o.decrypting,
+	}, err
 }
 
 // opened is what decryption needs of a release.

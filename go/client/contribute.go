@@ -53,6 +53,7 @@ type Contribution struct {
 	root    task.Digest
 	request *pb.DepositRequest // made once: sealing draws, and a key service that has it takes no other
 	deposit *pb.Signed         // its receipt
+	opened  *sum               // of its round, when only the report is missing
 	noted   bool               // the key service has the announcement
 	began   bool               // an upload of this contribution exists or existed
 
