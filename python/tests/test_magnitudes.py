@@ -166,6 +166,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.register_buffer("running_var", torch.ones(3))
         self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("table", torch.ones(1 << 9, 1 << 8))
         self.variance = nn.Parameter(torch.ones(3))
         self.running_mean = nn.Parameter(torch.zeros(3))
 
@@ -213,14 +214,18 @@ def test_moments_in_mappings_are_known_by_their_company():
     state |= {"lone.running_var": state["1.bias"], "x.mean": state["1.bias"]}
     state |= {"x.variance": state["1.weight"], "covariance": state["1.bias"]}
     state |= {"comean": state["1.bias"]}
+    state |= {"rms.step": np.float32(3), "rms.square_avg": state["1.bias"]}
     for layout in (
         layout_of(state)[0],
         layout_of(([(n, a.shape) for n, a in state.items()], np.zeros(500)))[0],
         ArrayWeights({n: np.array(a, float) for n, a in state.items()}).layout,
     ):
         precise = ["0.running_mean", "0.running_var", "adam/exp_avg", "adam/exp_avg_sq"]
+        precise.append("rms.square_avg")
         assert [t.name for t in layout if t.precise] == precise
-        assert [t.name for t in layout if t.nonnegative] == [precise[1], precise[3]]
+        assert [t.name for t in layout if t.nonnegative] == [
+            precise[k] for k in (1, 3, 4)
+        ]
 
 
 class Alone:
