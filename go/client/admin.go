@@ -287,7 +287,8 @@ func (a *Admin) CreateTask(ctx context.Context, q TaskRequest, model []float32) 
 				return nil, fmt.Errorf("tensor %q of the first model holds NaN or an infinity; a constant, such as a mask, can be left out: %w", tensor.Name, errs.ErrNotFinite)
 			}
 			if tensor.NonNegative && v < 0 {
-				return nil, fmt.Errorf("tensor %q of the first model is to stay non-negative and holds %g; if that is meant, leave the tensor out with nonnegative=[\"!%s\"]: %w", tensor.Name, v, tensor.Name, errs.ErrArgument)
+				return nil, fmt.Errorf("tensor %q of the first model is to stay non-negative and holds %g; "+
+					"if that is meant, take it out with nonnegative=[\"!%s\"]: %w", tensor.Name, v, tensor.Name, errs.ErrArgument)
 			}
 		}
 	}

@@ -300,7 +300,9 @@ func TestExtensionVectors(t *testing.T) {
 		items  []object
 	}{
 		{plain(func(x *task.Task) { x.Absent = 250 }), all["task"].fields, list(3, "fa000000")},
-		{plain(func(x *task.Task) { x.Layout[1].Precise, x.Layout[2].NonNegative, x.Trim = true, true, 2 }), all["task"].fields, list(2, "000102", 4, "02000000")},
+		{plain(func(x *task.Task) {
+			x.Layout[1].Precise, x.Layout[2].NonNegative, x.Trim = true, true, 2
+		}), all["task"].fields, list(2, "000102", 4, "02000000")},
 		{plain(func(x *task.Task) {
 			x.Layout[0].Precise, x.Layout[0].NonNegative, x.Absent, x.Trim = true, true, 1, 1
 		}), all["task"].fields, list(2, "030000", 3, "01000000", 4, "01000000")},
@@ -326,7 +328,10 @@ func TestExtensionVectors(t *testing.T) {
 			}
 			malformed = append(malformed, object{"why": bad.why, "bytes": hex.EncodeToString(bad.b)})
 		}
-		cases = append(cases, object{"fields": c.fields, "extensions": c.items, "bytes": hex.EncodeToString(b), "sha256": task.DigestOf(c.object).String(), "malformed": malformed})
+		cases = append(cases, object{
+			"fields": c.fields, "extensions": c.items, "bytes": hex.EncodeToString(b),
+			"sha256": task.DigestOf(c.object).String(), "malformed": malformed,
+		})
 	}
 	vectors(t, "extensions.json", "tasks with extensions, by their fields and as bytes: docs/canonical.md", cases)
 }
