@@ -421,7 +421,9 @@ func (o *opening) get(ctx context.Context, from, to int, emit func([]byte) error
 }
 
 // report gathers what the round cost and gave.
-func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, control []uint64, mean []float32, result task.Digest, checkpoint *audit.Checkpoint) *Report {
+func (x *Client) report(c *Contribution, rel *task.Release, m *task.Manifest, control []uint64, mean []float32,
+	result task.Digest, checkpoint *audit.Checkpoint,
+) *Report {
 	r := &Report{
 		Task: x.task.Name, Round: c.Round.Spec.Step, ServiceRound: c.Round.Spec.Round, Mode: x.task.Mode.String(), Preset: x.task.Preset, Bits: x.task.Bits,
 		Cohort: rel.Terms, Weight: c.weight, WeightSum: control[params.ControlWeight], Values: c.round.Values(),

@@ -102,8 +102,8 @@ func usable(layout task.Layout, model []float32) error {
 					"a constant, such as a mask, can be left out: %w", tensor.Name, errs.ErrNotFinite)
 			}
 			if tensor.NonNegative && v < 0 {
-				return fmt.Errorf("tensor %q of the first model is to stay non-negative and holds %g: %w",
-					tensor.Name, v, errs.ErrArgument)
+				return fmt.Errorf("tensor %q of the first model is to stay non-negative and holds %g; "+
+					"if that is meant, take it out with nonnegative=[\"!%s\"]: %w", tensor.Name, v, tensor.Name, errs.ErrArgument)
 			}
 		}
 	}

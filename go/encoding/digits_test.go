@@ -21,7 +21,9 @@ func TestDigitsStandForTheValue(t *testing.T) {
 					t.Fatalf("%d digits of %d bits have %g steps", s.Digits(), bits, last)
 				}
 				limit := 0.7
-				l, err := NewLanes(s, []Tensor{{Count: 7, Range: 1}, {Count: 500, Range: float32(limit), Precise: true}, {Count: 3, Range: 1, Precise: true}})
+				l, err := NewLanes(s, []Tensor{
+					{Count: 7, Range: 1}, {Count: 500, Range: float32(limit), Precise: true}, {Count: 3, Range: 1, Precise: true},
+				})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -65,7 +65,8 @@ func NewLanes(s *params.Scheme, tensors []Tensor) (*Lanes, error) {
 		if !(t.Range > 0) || t.Range > math.MaxFloat32 {
 			return nil, fmt.Errorf("tensor %d: a range is a positive finite number: %w", i, errs.ErrParameters)
 		}
-		l.tensors = append(l.tensors, tensor{from: l.values, to: l.values + t.Count, limit: float64(t.Range), precise: t.Precise})
+		one := tensor{from: l.values, to: l.values + t.Count, limit: float64(t.Range), precise: t.Precise}
+		l.tensors = append(l.tensors, one)
 		l.values += t.Count
 	}
 	if l.values == 0 {
@@ -170,7 +171,9 @@ func (l *Lanes) Encode(words [][]uint64, values []float32, first int64, factor f
 
 // EncodeWith is Encode of a chunk that has further digits, of [Lanes.Split],
 // after its values.
-func (l *Lanes) EncodeWith(words [][]uint64, values []float32, digits []uint32, first int64, factor float64, rho []byte) int {
+func (l *Lanes) EncodeWith(
+	words [][]uint64, values []float32, digits []uint32, first int64, factor float64, rho []byte,
+) int {
 	s := l.scheme
 	total := len(values) + len(digits)
 	n := (total + s.Lanes - 1) / s.Lanes

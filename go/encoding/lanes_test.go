@@ -87,7 +87,10 @@ func TestEncodeFollowsTheSpecification(t *testing.T) {
 			for _, rounding := range []params.Rounding{params.Stochastic, params.NearestEven} {
 				s := scheme(t, p.Name, bits, 9, rounding)
 				t.Run(fmt.Sprintf("%s/bits=%d/%v", p.Name, bits, rounding), func(t *testing.T) {
-					l, err := NewLanes(s, []Tensor{{Count: 1, Range: 0.1}, {Count: 0, Range: 1}, {Count: 700, Range: 1}, {Count: 3, Range: 0.3}, {Count: int64(s.ChunkValues()), Range: 1e-3}})
+					l, err := NewLanes(s, []Tensor{
+						{Count: 1, Range: 0.1}, {Count: 0, Range: 1}, {Count: 700, Range: 1}, {Count: 3, Range: 0.3},
+						{Count: int64(s.ChunkValues()), Range: 1e-3},
+					})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -130,7 +133,9 @@ func TestEncodeFollowsTheSpecification(t *testing.T) {
 func TestScanCountsWhatEncodeClips(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 9))
 	s := scheme(t, "n4096-q102", 16, 9, params.Stochastic)
-	l, err := NewLanes(s, []Tensor{{Count: 1000, Range: 0.1}, {Count: 1, Range: 0.3}, {Count: 5000, Range: math.MaxFloat32}, {Count: 999, Range: 2}})
+	l, err := NewLanes(s, []Tensor{
+		{Count: 1000, Range: 0.1}, {Count: 1, Range: 0.3}, {Count: 5000, Range: math.MaxFloat32}, {Count: 999, Range: 2},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -328,7 +328,10 @@ func TestExtensionVectors(t *testing.T) {
 			}
 			malformed = append(malformed, object{"why": bad.why, "bytes": hex.EncodeToString(bad.b)})
 		}
-		cases = append(cases, object{"fields": c.fields, "extensions": c.items, "bytes": hex.EncodeToString(b), "sha256": task.DigestOf(c.object).String(), "malformed": malformed})
+		cases = append(cases, object{
+			"fields": c.fields, "extensions": c.items, "bytes": hex.EncodeToString(b),
+			"sha256": task.DigestOf(c.object).String(), "malformed": malformed,
+		})
 	}
 	vectors(t, "extensions.json", "tasks with extensions, by their fields and as bytes: docs/canonical.md", cases)
 }

@@ -47,7 +47,8 @@ func TestPreciseTensorsKeepSmallValues(t *testing.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 5))
 		c := &cohort{}
 		// A chunk of values alone, one of both, some of digits.
-		c.round, c.secret = roundOf(t, s, [2]int64{rapid.Int64Range(1, int64(s.ChunkValues())).Draw(rt, "plain"), rapid.Int64Range(1, 900).Draw(rt, "count")}, limit)
+		plain := rapid.Int64Range(1, int64(s.ChunkValues())).Draw(rt, "plain")
+		c.round, c.secret = roundOf(t, s, [2]int64{plain, rapid.Int64Range(1, 900).Draw(rt, "count")}, limit)
 		c.round.Tensors[1].Precise, c.round.Tensors[1].Range = true, 1<<20
 		c.round.Tensors = append(c.round.Tensors, seal.Tensor{Name: "more", Count: 5, Range: 1 << 20, Precise: true})
 		for range clients {
@@ -73,7 +74,9 @@ func TestPreciseTensorsKeepSmallValues(t *testing.T) {
 			}
 		}
 
-		one, err := seal.NewSealer(c.round, secretsOf(0), c.updates[0], c.numExamples(0), 2, seal.From(clientName(0)), seal.WithMetrics(c.metrics(0)))
+		one, err := seal.NewSealer(
+			c.round, secretsOf(0), c.updates[0], c.numExamples(0), 2, seal.From(clientName(0)), seal.WithMetrics(c.metrics(0)),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +92,8 @@ func TestPreciseTensorsKeepSmallValues(t *testing.T) {
 			}
 		}
 		room := make([]byte, one.Geometry().Size())
-		if err := one.SealInto(t.Context(), 0, one.Frames(), room); err != nil || !bytes.Equal(room, bytes.Join(c.frames[0], nil)) {
+		err = one.SealInto(t.Context(), 0, one.Frames(), room)
+		if err != nil || !bytes.Equal(room, bytes.Join(c.frames[0], nil)) {
 			t.Fatalf("sealed into one piece of memory the frames differ: %v", err)
 		}
 	})

@@ -127,7 +127,10 @@ func (r Round) hasher() *tag.Hasher {
 
 // Geometry is the shape of a contribution's frames.
 func (r Round) Geometry() frame.Geometry {
-	return frame.Geometry{Scheme: r.Scheme, Values: r.sealed(), Controls: r.Controls().Count(), Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize])}
+	return frame.Geometry{
+		Scheme: r.Scheme, Values: r.sealed(), Controls: r.Controls().Count(),
+		Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize]),
+	}
 }
 
 // lanes checks the round and returns its encoding and geometry.

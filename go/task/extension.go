@@ -135,7 +135,9 @@ func (t *Task) writePrivacy(w *writer) {
 }
 
 func (t *Task) readPrivacy(r *reader) {
-	t.Privacy = &privacy.Promise{Clip: r.f64(), Multiplier: r.f64(), Delta: r.f64(), Colluding: r.u32(), Steps: r.u32(), Bound: r.u64(), Variance: r.u64()}
+	t.Privacy = &privacy.Promise{
+		Clip: r.f64(), Multiplier: r.f64(), Delta: r.f64(), Colluding: r.u32(), Steps: r.u32(), Bound: r.u64(), Variance: r.u64(),
+	}
 }
 
 // Flags of a tensor, as extension 2 writes them: one byte for each tensor of
@@ -175,15 +177,18 @@ func (t *Task) checkExtensions() error {
 		return fmt.Errorf("task %s: trim ignores the largest claims of ranges that a cohort agrees on, and these are fixed: %w",
 			t.Name, errs.ErrArgument)
 	case t.Trim > 0 && t.Trim >= t.MinCohort:
-		return fmt.Errorf("task %s: trim ignores the %d largest claims of a range, of a cohort of at least %d; it is less than that: %w", t.Name, t.Trim, t.MinCohort, errs.ErrArgument)
+		return fmt.Errorf("task %s: trim ignores the %d largest claims of a range, of a cohort of at least %d; "+
+			"it is less than that: %w", t.Name, t.Trim, t.MinCohort, errs.ErrArgument)
 	}
 	for _, x := range t.Layout {
 		switch {
 		case !x.Precise:
 		case t.Encoding != params.Lanes:
-			return fmt.Errorf("task %s: tensor %q is precise, which needs lanes: its digits are integers: %w", t.Name, x.Name, errs.ErrArgument)
+			return fmt.Errorf("task %s: tensor %q is precise, which needs lanes: its digits are integers: %w",
+				t.Name, x.Name, errs.ErrArgument)
 		case t.Privacy != nil:
-			return fmt.Errorf("task %s: tensor %q is precise, which a task with privacy cannot be: noise covers one digit only: %w", t.Name, x.Name, errs.ErrArgument)
+			return fmt.Errorf("task %s: tensor %q is precise, which a task with privacy cannot be: "+
+				"noise covers one digit only: %w", t.Name, x.Name, errs.ErrArgument)
 		}
 	}
 	return nil

@@ -9,48 +9,73 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 
 from cryptflow.errors import InputError
 from cryptflow.session import Tensor
 
-__all__ = ["chosen", "in_company", "variance_name"]
+__all__ = ["Kind", "chosen", "in_company", "of_buffer"]
+
+#: Whether a tensor is precise, and whether it is never negative.
+Kind = tuple[bool, bool]
 
 # A moment, and the second moment that is computed with it.
 _COMPANY = (
     ("running_mean", "running_var"),
+    ("running_mean", "running_std"),
     ("moving_mean", "moving_variance"),
     ("mean", "variance"),
     ("mean_", "var_"),  # scikit-learn's scalers
     ("theta_", "var_"),  # and its GaussianNB
     ("exp_avg", "exp_avg_sq"),  # torch.optim's Adam and its kin
+    ("exp_avg", "max_exp_avg_sq"),
+    ("step", "square_avg"),  # RMSprop, Adadelta
+    ("momentum", "velocity"),  # Keras' Adam
 )
-_SECOND = {second for _, second in _COMPANY} | {"square_avg", "max_exp_avg_sq"}
+_SECOND = {
+    *("running_var", "running_std", "moving_variance", "moving_stddev"),
+    *("variance", "var_", "exp_avg_sq", "square_avg"),
+}
+
+# Moments of channels have no more values. What has is a table, such as one of
+# positions, and further digits of it would cost more than they give.
+_MOST = 1 << 16
 
 
-def variance_name(name: str) -> bool:
-    """Whether a buffer of this name is a second moment.
+def of_buffer(name: str, shape: Sequence[int], variance: bool = False) -> Kind:
+    """Say whether a buffer is precise, and whether it is never negative.
 
-    Of a buffer only: a parameter of the name may be anything.
+    By its name only what is known to be no parameter is judged: a parameter that
+    is called variance may be anything.
+
+    Parameters
+    ----------
+    name : str
+    shape : sequence of int
+    variance : bool
+        Whether it is known to be one, and so that it is a moment.
     """
-    return name.replace("/", ".").rpartition(".")[2] in _SECOND
+    variance = variance or name.replace("/", ".").rpartition(".")[2] in _SECOND
+    return variance or prod(shape) <= _MOST, variance
 
 
 def in_company(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Mark moments among tensors of which nothing but names is known."""
     out = list(tensors)
     places = {t.name: i for i, t in enumerate(out)}
-    for second in list(out):
+    for j, second in enumerate(list(out)):
         for first_name, second_name in _COMPANY:
-            if not second.name.endswith(second_name):
-                continue
-            above = second.name[: -len(second_name)]
-            if above and above[-1] not in "./_":
+            above = second.name.removesuffix(second_name)
+            if above == second.name or above[-1:] not in ("", ".", "/", "_"):
                 continue
             i = places.get(above + first_name)
-            if i is not None and out[i].shape == second.shape:
+            if i is None:
+                continue
+            if out[i].shape == second.shape:
                 out[i] = replace(out[i], precise=True)
-                j = places[second.name]
-                out[j] = replace(out[j], precise=True, nonnegative=True)
+            elif first_name != "step":
+                continue
+            out[j] = replace(out[j], precise=True, nonnegative=True)
     return out
 
 

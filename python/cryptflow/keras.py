@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from cryptflow._backup import Backup
-from cryptflow._kinds import variance_name
+from cryptflow._kinds import Kind, of_buffer
 from cryptflow._rounds import Rounds
 from cryptflow.errors import InputError, LayoutError
 from cryptflow.session import Averager, Flat, Layout, Tensor, Weights, pieces
@@ -132,11 +132,8 @@ def _frozen(model: keras.Model) -> set[int]:
     return out
 
 
-def _kinds(model: keras.Model) -> dict[int, tuple[bool, bool]]:
-    """Say of each weight that was not made to be trained how it travels.
-
-    By identity: whether it is precise, and whether it is never negative.
-    """
+def _kinds(model: keras.Model) -> dict[int, Kind]:
+    """Say of each weight that was not made to be trained, by identity, its kind."""
     out = {}
     for layer in model._flatten_layers():
         variances = set()
@@ -145,7 +142,8 @@ def _kinds(model: keras.Model) -> dict[int, tuple[bool, bool]]:
         if isinstance(layer, keras.layers.Normalization):
             variances.add(id(getattr(layer, "adapt_variance", None)))
         for v in layer._non_trainable_variables:
-            out[id(v)] = True, id(v) in variances or variance_name(v.name)
+            shape = tuple(int(n) for n in v.shape)
+            out[id(v)] = of_buffer(v.name, shape, id(v) in variances)
     return out
 
 

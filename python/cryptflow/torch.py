@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from cryptflow._kinds import variance_name
+from cryptflow._kinds import Kind, of_buffer
 from cryptflow._ranks import of_rank_zero
 from cryptflow.errors import LayoutError
 from cryptflow.session import Averager, Flat, Layout, Report, Session, Tensor, pieces
@@ -156,13 +156,14 @@ class ModuleWeights:
             yield name, tensor
 
 
-def _kinds(model: nn.Module) -> dict[int, tuple[bool, bool]]:
-    """Say of each buffer, by identity, whether it is precise and non-negative."""
+def _kinds(model: nn.Module) -> dict[int, Kind]:
+    """Say of each buffer, by identity, of what kind it is."""
     out = {}
     for module in model.modules():
+        norm = isinstance(module, _NormBase)
         for name, buffer in module.named_buffers(recurse=False):
-            normed = isinstance(module, _NormBase) and name == "running_var"
-            out[id(buffer)] = True, normed or variance_name(name)
+            shape = () if norm or is_lazy(buffer) else buffer.shape
+            out[id(buffer)] = of_buffer(name, shape, norm and name == "running_var")
     return out
 
 

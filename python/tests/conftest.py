@@ -14,6 +14,9 @@ import triton  # noqa: F401
 
 from cryptflow import hazmat
 
+# What several files of tests share is imported by name.
+sys.path.append(os.path.dirname(__file__))
+
 
 class Table:
     """Where the clients of one cohort meet: averages under encryption."""

@@ -5,6 +5,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+from magnitudes import CLIENTS, ROUNDS, Plain, federate
 
 from cryptflow import errors
 from cryptflow.client import layout_of
@@ -581,3 +582,70 @@ def test_scalars_and_strides_round_trip():
     values[:] = -1  # what was written is a copy
     assert np.array_equal(flat(model), np.arange(SIZE))
     assert weights.layout[0] == Tensor("dense/kernel", (4, 8))
+
+
+def test_kinds_of_weights():
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            layers.Normalization(),
+            layers.SpectralNormalization(layers.Conv2D(2, 3)),
+            layers.BatchNormalization(),
+            layers.GroupNormalization(1),
+            Scaled(),
+        ]
+    )
+    layout = ModelWeights(model).layout
+    assert [t.name for t in layout if t.nonnegative] == [
+        "normalization/variance",
+        "batch_normalization/moving_variance",
+        "scaled/moving_variance",
+    ]
+    trained = {"kernel", "bias", "gamma", "beta", "variance"}
+    for tensor in layout:
+        last = tensor.name.rpartition("/")[2]
+        buffer = last not in trained or tensor.name == "normalization/variance"
+        assert tensor.precise == buffer, tensor
+    assert sum(t.precise for t in layout) >= 6
+
+
+class Scaled(keras.layers.Layer):
+    """A layer of somebody's own, with a parameter that is named like a moment."""
+
+    def build(self, shape):
+        self.variance = self.add_weight(name="variance", shape=(2,))
+        for name in ("moving_variance", "shift"):
+            self.add_weight(name=name, shape=(2,), trainable=False)
+
+    def call(self, x):
+        return x * self.variance
+
+
+def test_a_batchnorm_over_raw_columns_ends_where_plaintext_does():
+    import cryptflow
+
+    def make():
+        keras.utils.set_random_seed(3)
+        layers = keras.layers
+        body = [layers.BatchNormalization(), layers.Dense(8, activation="tanh")]
+        model = keras.Sequential([keras.Input((5,)), *body, layers.Dense(1)])
+        return compiled(model)
+
+    def train(model, x, y):
+        for part in range(0, len(x), 12):
+            model.train_on_batch(x[part : part + 12], y[part : part + 12])
+
+    def loss(model, x, y):
+        return float(np.mean((keras.ops.convert_to_numpy(model(x)) - y) ** 2))
+
+    plain = Plain(ModelWeights(make()).layout)
+    want, *_ = federate(make, ModelWeights, train, loss, [plain] * CLIENTS)
+    with cryptflow.LocalCluster(CLIENTS) as cluster:
+        cluster.create_task("raw", make(), rounds=ROUNDS)
+        clients = [cluster.connect(i, task="raw") for i in range(CLIENTS)]
+        got, *_ = federate(make, ModelWeights, train, loss, clients)
+        for client in clients:
+            client.close()
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, want, rtol=0.01)

@@ -107,7 +107,10 @@ func taskCreate(profile *string) *cobra.Command {
 	var colluding uint32
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Create a task from a layout and a first model", Args: cobra.ExactArgs(1),
-		Long:    "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\nranges, {\"precise\": true} for values that span magnitudes, {\"nonnegative\": true} for what\nnever becomes negative; the first model is a file of little-endian float32 values in layout order (zeros when\nleft out). From Python, cryptflow.create_task takes both from a model.",
+		Long: "Creates a task. The layout is a JSON list of {\"name\", \"shape\"}, with {\"range\"} for fixed\n" +
+			"ranges, {\"precise\": true} for values that span magnitudes and {\"nonnegative\": true} for\n" +
+			"what never becomes negative; the first model is a file of little-endian float32 values in\n" +
+			"layout order (zeros when left out). From Python, cryptflow.create_task takes both from a model.",
 		Example: "  cryptflow task create digits --profile admin.toml --layout layout.json \\\n    --model model.f32 --member client-0 --member client-1 --member client-2",
 		RunE: func(c *cobra.Command, args []string) error {
 			q.Name = args[0]
