@@ -548,7 +548,7 @@ class Client:
         if answer["resumed"]:
             _log.warning(_GOES_ON, given.round)
         elif scalars:
-            miss(self, scalars, scalars)
+            miss(self, scalars)
         self._waiting = given
         return given
 

@@ -452,6 +452,19 @@ def test_what_reads_the_model_at_the_server_hears_where_it_is(cluster, caplog):
         assert caught.value.code == "CF_STATE", name
 
 
+def test_nodes_that_bring_other_arrays_than_the_task_s_do_not_start(cluster):
+    cluster.create_task("own-first", FIRST, rounds=1, initial_model="clients")
+    trained = {}
+    grid = StubGrid(app_of("own-first", trained), cluster)
+    strategy = EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3)
+    with pytest.raises(errors.RoundError, match="the weights that the task was"):
+        start(strategy, grid, 1, first={"w": FIRST["w"] + np.float32(1)})
+    assert not trained
+    grid = StubGrid(app_of("own-first", trained), cluster)
+    start(strategy, grid, 1, first=FIRST)
+    assert all(np.array_equal(t[0]["w"], FIRST["w"]) for t in trained.values())
+
+
 def test_a_loop_that_evaluates_at_the_server_fails_after_the_first_round(cluster):
     cluster.create_task("loop-judged", FIRST, rounds=2, weight_cap=40)
     grid = StubGrid(app_of("loop-judged", {}), cluster)
@@ -518,10 +531,10 @@ def test_wrong_calls_are_refused_before_anything_is_trained(cluster, tmp_path):
 
 
 def test_evaluation_has_the_cohort_s_model_and_keeps_its_metrics(cluster):
-    cluster.create_task("judged", FIRST, rounds=1, weight_cap=40)
+    cluster.create_task("evaluated", FIRST, rounds=1, weight_cap=40)
     trained = {}
     options = {"min_train_nodes": 3, "min_available_nodes": 3, "fraction_evaluate": 1.0}
-    grid = StubGrid(app_of("judged", trained, evaluate_metrics=True), cluster)
+    grid = StubGrid(app_of("evaluated", trained, evaluate_metrics=True), cluster)
     result = start(EncryptedFedAvg(**options), grid, 1)
     assert result.evaluate_metrics_clientapp[1]["accuracy"] == 0.5
     assert np.abs(trained[0][-1]["w"] - plain(1)[0]).max() < 1e-4

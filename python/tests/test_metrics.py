@@ -49,6 +49,14 @@ def test_a_metric_that_arrived_before_may_stay_away(said):
     assert not said()
 
 
+def test_a_trainer_that_evaluates_later_has_its_time(said):
+    client = Named()
+    for found in ({"loss": 1.0}, {"loss": 1.0, "AUROC": 1.0}, {"loss": 1.0}):
+        named_metrics(client, found, allowed=1)
+    (line,) = said()
+    assert "'val/loss'" in line
+
+
 def test_each_client_hears_of_its_own(said):
     for _ in range(2):
         named_metrics(Named(), {})
@@ -61,7 +69,7 @@ def test_metrics_under_their_frameworks_names(cluster, together, said):
     def client(i):
         with cluster.connect(i, "named") as c:
             update = np.zeros(4, np.float32)
-            with pytest.raises(errors.InputError, match='"loss" is 1e.30.*4194304'):
+            with pytest.raises(errors.InputError, match=r'"loss" is 1e\+30.*4194304'):
                 c.contribute(update, 10, {"loss": 1e30})
             given = {"val/loss": float(i), "AUROC": -(2.0**22)}
             c.average(update, 10, given)
