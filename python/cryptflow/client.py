@@ -546,8 +546,6 @@ class Client:
             _log.warning(_GOES_ON, self._waiting.round)
             return self._waiting
         scalars = _scalars(metrics)
-        if scalars:
-            miss(self, scalars, scalars)
         with self._bars() as observe:
             operation = Operation(
                 "contribute",
@@ -563,6 +561,8 @@ class Client:
         given = Contribution(answer["contribution"], answer["round"])
         if answer["resumed"]:
             _log.warning(_GOES_ON, given.round)
+        elif scalars:
+            miss(self, scalars)
         self._waiting = given
         return given
 

@@ -72,6 +72,8 @@ class FedAvg(TorchRounds, TrainerCallback):
         (CF_ARGUMENT).
     """
 
+    _metrics_late = 1  # evaluation comes after the end of an epoch
+
     def on_train_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
     ) -> None:

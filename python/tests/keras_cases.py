@@ -458,6 +458,7 @@ def test_a_further_fit_asks_first_whether_the_client_can_take_part(caplog):
 
 def test_a_round_may_span_two_fits(caplog):
     client = Alone()
+    client.metric_names = ("loss",)
     model = compiled(build())
     fedavg, before = FedAvg(client, 3, epochs_per_round=2), flat(model)
     with caplog.at_level(logging.WARNING, "cryptflow"):

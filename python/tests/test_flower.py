@@ -1,8 +1,10 @@
 """Flower: a stub Grid, the simulation engine, a real SuperLink."""
 
+import copy
 import difflib
 import json
 import os
+import pickle
 import re
 import socket
 import sqlite3
@@ -179,7 +181,8 @@ def test_rounds_give_the_means_of_float64(cluster):
         assert np.array_equal(
             held, grid.contexts[100].state["cryptflow.arrays"]["w"].numpy()
         )
-    assert not result.arrays  # the server has no model
+    with pytest.raises(errors.RoundError, match="with the clients"):
+        len(result.arrays)  # the server has no model
     assert [len(r) for r in strategy.receipts] == [3, 3, 3]
     assert {r["client"] for r in strategy.receipts[0]} == {
         f"client-{i}" for i in range(3)
@@ -390,6 +393,122 @@ def test_the_cohort_s_model_is_written_at_the_clients(cluster, tmp_path):
     for save in (result.arrays.to_torch_state_dict, result.arrays.to_numpy_ndarrays):
         with pytest.raises(errors.RoundError, match="model_file"):
             save()
+
+
+class Advanced(EncryptedFedAvg):
+    """The loop of Flower's advanced example, which keeps what it evaluated."""
+
+    def start(self, grid, initial_arrays, num_rounds=3, timeout=60, evaluate_fn=None):
+        result, arrays = theirs.Result(), initial_arrays
+        if evaluate_fn:
+            evaluate_fn(0, arrays)
+        for number in range(1, num_rounds + 1):
+            messages = self.configure_train(number, arrays, ConfigRecord(), grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            found, metrics = self.aggregate_train(number, replies)
+            if found:
+                result.arrays = arrays = found
+            if metrics is not None:
+                result.train_metrics_clientapp[number] = metrics
+            if evaluate_fn:
+                evaluate_fn(number, arrays)
+        str(result)  # Flower logs it
+        return result
+
+
+READERS = {
+    "torch": lambda a: a.to_torch_state_dict(),
+    "numpy": lambda a: a.to_numpy_ndarrays(),
+    "items": lambda a: a.items(),
+    "values": lambda a: a.values(),
+    "keys": lambda a: a.keys(),
+    "list": list,
+    "dict": dict,
+    "len": len,
+    "one": lambda a: a["w"],
+    "get": lambda a: a.get("w"),
+    "in": lambda a: "w" in a,
+    "copy": lambda a: a.copy(),
+    "spread": lambda a: {**a},
+    "equal": lambda a: a == ArrayRecord(),
+    "bytes": lambda a: a.count_bytes(),
+    "pickle": pickle.dumps,
+    "deepcopy": copy.deepcopy,
+    "set": lambda a: a.update(w=Array(FIRST["w"])),
+    "sent": lambda a: Message(RecordDict({"a": a}), 1, "train").object_id,
+}
+
+
+def test_what_reads_the_model_at_the_server_hears_where_it_is(cluster, caplog):
+    cluster.create_task("loop", FIRST, rounds=1, weight_cap=40)
+    grid = StubGrid(app_of("loop", {}), cluster)
+    strategy = Advanced(min_train_nodes=3, min_available_nodes=3)
+    result = start(strategy, grid, 1)
+    assert result.arrays and "AtTheClients" in repr(result.arrays)
+    assert "model_file" in caplog.text  # said before the first round
+    for name, read in READERS.items():
+        with pytest.raises(errors.RoundError, match="model_file") as caught:
+            read(result.arrays)
+        assert caught.value.code == "CF_STATE", name
+
+
+def test_nodes_that_bring_other_arrays_than_the_task_s_do_not_start(cluster):
+    cluster.create_task("own-first", FIRST, rounds=1, initial_model="clients")
+    trained = {}
+    grid = StubGrid(app_of("own-first", trained), cluster)
+    strategy = EncryptedFedAvg(min_train_nodes=3, min_available_nodes=3)
+    with pytest.raises(errors.RoundError, match="the weights that the task was"):
+        start(strategy, grid, 1, first={"w": FIRST["w"] + np.float32(1)})
+    assert not trained
+    grid = StubGrid(app_of("own-first", trained), cluster)
+    start(strategy, grid, 1, first=FIRST)
+    assert all(np.array_equal(t[0]["w"], FIRST["w"]) for t in trained.values())
+
+
+def test_a_loop_that_evaluates_at_the_server_fails_after_the_first_round(cluster):
+    cluster.create_task("loop-judged", FIRST, rounds=2, weight_cap=40)
+    grid = StubGrid(app_of("loop-judged", {}), cluster)
+    seen = []
+
+    def evaluate(number, arrays):
+        seen.append(arrays.to_torch_state_dict()["w"])
+
+    record = ArrayRecord({k: Array(a) for k, a in FIRST.items()})
+    strategy = Advanced(min_train_nodes=3, min_available_nodes=3)
+    with pytest.raises(errors.RoundError, match="with the clients"):
+        strategy.start(grid, record, num_rounds=2, evaluate_fn=evaluate)
+    assert len(seen) == 1  # the first model, before the first round
+
+
+def test_the_page_s_strategy_with_its_own_loop_runs(cluster, capsys):
+    page = (ROOT / "docs" / "frameworks" / "flower.md").read_text(encoding="utf-8")
+    block = next(
+        b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "def start" in b
+    )
+    names = {}
+    exec(compile(block, "flower.md", "exec"), names)
+    cluster.create_task(
+        "own-loop", FIRST, rounds=5, weight_cap=40, metrics=["accuracy"]
+    )
+    kept = []
+
+    def measured(message, context):
+        kept.append((context.node_id, message.content["config"].get("keep")))
+        i = context.node_config["partition-id"]
+        content = {
+            "arrays": message.content["arrays"],
+            "metrics": MetricRecord({"num-examples": 10 * (i + 1), "accuracy": 0.5}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+
+    app = ClientApp(mods=[encrypted("own-loop")])
+    app.train()(measured)
+    strategy = names["CustomFedAvg"](min_train_nodes=3, min_available_nodes=3)
+    result = start(strategy, StubGrid(app, cluster), 5, first=FIRST)
+    assert [k for n, k in kept if n == 100] == [None, True, False, False, False]
+    assert capsys.readouterr().out.count("'cohort_accuracy': 0.5") == 5
+    with pytest.raises(errors.RoundError, match="with the clients"):
+        dict(result.arrays)
 
 
 def test_wrong_calls_are_refused_before_anything_is_trained(cluster, tmp_path):

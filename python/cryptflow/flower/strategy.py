@@ -11,7 +11,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from cryptflow.errors import CryptFlowError, InputError, from_code
+from cryptflow.errors import InputError, from_code
+from cryptflow.flower.elsewhere import AtTheClients
 
 __all__ = ["EncryptedFedAvg"]
 
@@ -33,9 +34,11 @@ class EncryptedFedAvg(FedAvg):
     the initial arrays, unless `send_initial` is False; later ones carry none,
     and no reply does.
 
-    The result's arrays are empty, and say so when they are turned into a model:
-    the trained model is with the clients, where ``encrypted(model_file=...)``
-    writes it.
+    The trained model is with the clients, where ``encrypted(model_file=...)``
+    writes it. What stands for it here, in the result and as the arrays of every
+    round after the first, raises an error that says so when anything reads it: a
+    subclass with a `start` of its own cannot save or evaluate the first model
+    instead.
 
     Parameters
     ----------
@@ -94,12 +97,8 @@ class EncryptedFedAvg(FedAvg):
                 "evaluate_fn would evaluate the first model again and again: the "
                 "server has no other; evaluate at the clients"
             )
-        _log.warning(
-            "the trained model stays with the clients: encrypted(model_file=...) "
-            "writes it there"
-        )
         self._timeout = timeout
-        result = super().start(
+        return super().start(
             grid,
             initial_arrays,
             num_rounds=num_rounds,
@@ -107,13 +106,16 @@ class EncryptedFedAvg(FedAvg):
             train_config=train_config,
             evaluate_config=evaluate_config,
         )
-        result.arrays = _AtTheClients()
-        return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the configuration, and in the first round the initial arrays."""
+        if server_round == 1:  # here, for subclasses with a start of their own
+            _log.warning(
+                "the trained model stays with the clients: encrypted(model_file=...) "
+                "writes it there"
+            )
         first = server_round == 1 and self.send_initial
         sent = arrays if first else ArrayRecord()
         messages = list(super().configure_train(server_round, sent, config, grid))
@@ -131,7 +133,7 @@ class EncryptedFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check receipts; return the cohort's metrics.
+        """Check receipts; return what stands for the model, and the cohort's metrics.
 
         Raises
         ------
@@ -188,7 +190,7 @@ class EncryptedFedAvg(FedAvg):
         metrics = self.train_metrics_aggr_fn(
             [m.content for m in good], self.weighted_by_key
         )
-        return None, metrics
+        return AtTheClients(), metrics
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -215,21 +217,3 @@ def refuse_arrays(message: Message) -> None:
             f"node {message.metadata.src_node_id} sent arrays in the clear; its "
             "ClientApp needs mods=[encrypted(...)] as the last mod of the list",
         )
-
-
-class _AtTheClients(ArrayRecord):
-    """No arrays; a model made of them would be an empty one, saved in silence."""
-
-    def to_torch_state_dict(self, **_: Any) -> Any:
-        raise _elsewhere()
-
-    def to_numpy_ndarrays(self, **_: Any) -> Any:
-        raise _elsewhere()
-
-
-def _elsewhere() -> CryptFlowError:
-    return from_code(
-        "CF_STATE",
-        "the server has no model to save: it is with the clients, where "
-        "encrypted(model_file=...) writes it",
-    )
