@@ -55,6 +55,7 @@ type Service struct {
 	Admin     string   `toml:"admin_listen"` // health and metrics, loopback; empty: none
 	Data      string   `toml:"data"`         // folder
 	AdminKeys []string `toml:"admin_keys"`   // who may sign tasks
+	DenyList  string   `toml:"deny_list"`    // of the authority, a path; empty: nobody can be revoked
 	Log       string   `toml:"log"`          // debug, info, warn, error
 }
 
@@ -74,6 +75,7 @@ type KMS struct {
 	KEK            string `toml:"kek"`             // file of the key-encryption key
 	ReleaseSeconds int64  `toml:"release_seconds"` // how long a release can be fetched
 	RoundSeconds   int64  `toml:"round_seconds"`   // how long a round may stay undecided beyond its deadline
+	ReserveMiB     int64  `toml:"reserve_mib"`     // disk left free for decisions
 }
 
 // Defaults of what a file may leave out.
@@ -82,7 +84,7 @@ func (a *Aggregator) defaults() {
 }
 
 func (k *KMS) defaults() {
-	k.Floor, k.ReleaseSeconds, k.RoundSeconds, k.Log = 3, 3600, 86400, "info"
+	k.Floor, k.ReleaseSeconds, k.RoundSeconds, k.ReserveMiB, k.Log = 3, 3600, 86400, 64, "info"
 }
 
 // LoadAggregator reads an aggregator's file.
@@ -111,8 +113,8 @@ func LoadKMS(path string) (*KMS, error) {
 	if c.KEK == "" {
 		return nil, fmt.Errorf("%s: kek is not set; name a file on another volume than backups: %w", path, errs.ErrConfig)
 	}
-	if c.ReleaseSeconds < 1 || c.RoundSeconds < 1 {
-		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive: %w", path, errs.ErrConfig)
+	if c.ReleaseSeconds < 1 || c.RoundSeconds < 1 || c.ReserveMiB < 0 {
+		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive, reserve_mib reaches from 0: %w", path, errs.ErrConfig)
 	}
 	return c, c.check(path)
 }
@@ -181,7 +183,7 @@ func LoadProfileFrom(path string, lookup func(name string) (string, bool)) (*Pro
 }
 
 // paths are the keys whose values are paths.
-var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true}
+var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "deny_list": true}
 
 // read decodes a file strictly and resolves its paths.
 func read(path string, into any) error {

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"time"
@@ -23,6 +24,32 @@ const retry = `{"methodConfig": [{
 	"retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}
 }]}`
 
+// fresh begins every connection with the certificate of then, which may have
+// been renewed since the last.
+type fresh struct {
+	c       *identity.Credentials
+	service identity.Role
+}
+
+func (f *fresh) now() credentials.TransportCredentials {
+	return credentials.NewTLS(f.c.Client(f.service))
+}
+
+func (f *fresh) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return f.now().ClientHandshake(ctx, authority, c)
+}
+
+func (f *fresh) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return f.now().ServerHandshake(c)
+}
+
+func (f *fresh) Info() credentials.ProtocolInfo { return f.now().Info() }
+
+func (f *fresh) Clone() credentials.TransportCredentials { return f }
+
+// OverrideServerName is not used: the name is that of the address.
+func (f *fresh) OverrideServerName(string) error { return nil }
+
 // Dial prepares a connection to a service of the given role. Nothing is sent
 // until the first call; the connection is made again when it breaks. With
 // patient, calls wait for a service that is not up until their context ends.
@@ -34,7 +61,7 @@ func Dial(address string, c *identity.Credentials, service identity.Role, patien
 		return nil, fmt.Errorf("the %s's address is %q; it needs a host and a port, as in sum.example:7443: %w", service, address, errs.ErrConfig)
 	}
 	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
-		grpc.WithTransportCredentials(gathering{credentials.NewTLS(c.Client(service))}),
+		grpc.WithTransportCredentials(gathering{&fresh{c, service}}),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(retry, patient)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
