@@ -301,8 +301,9 @@ func (s *Service) PutModel(stream grpc.ClientStreamingServer[pb.ModelPart, pb.Em
 	return stream.SendAndClose(&pb.Empty{})
 }
 
-// modelPart is the size of one message of a model.
-const modelPart = 256 << 10
+// modelPart is the size of one message of a model. A reader that stands still
+// costs some of them.
+const modelPart = 64 << 10
 
 // GetModel sends a task's first model.
 func (s *Service) GetModel(in *pb.TaskName, stream grpc.ServerStreamingServer[pb.ModelPart]) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,12 +191,13 @@ func average(t *testing.T, honest []*client.Client, values int) {
 				update[j] = float32(i+1) / 16
 			}
 			mean := make([]float32, values)
-			if _, err := x.Average(t.Context(), client.Update{Values: update, Examples: 1}, mean, func(client.Phase, int64, int64) {}); err != nil {
+			r, err := x.Average(t.Context(), client.Update{Values: update, Examples: 1}, mean, func(client.Phase, int64, int64) {})
+			if err != nil {
 				t.Errorf("honest client %d: %v", i, err)
 				return
 			}
-			if want := float32(len(honest)+1) / 32; mean[0] < want-0.01 || mean[0] > want+0.01 {
-				t.Errorf("honest client %d has the mean %v, want %v", i, mean[0], want)
+			if want := float64(len(honest)+1) / 32; math.Abs(float64(mean[0])-want) > r.StatedBound+1e-7 {
+				t.Errorf("honest client %d has the mean %v, want %v within %v", i, mean[0], want, r.StatedBound)
 			}
 		})
 	}

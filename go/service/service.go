@@ -286,7 +286,7 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 }
 
 // patience is how long a transfer that stands still keeps others waiting.
-const patience = 250 * time.Millisecond
+const patience = 50 * time.Millisecond
 
 // callerName says whose stream it is.
 func callerName(ctx context.Context) string {
