@@ -11,6 +11,7 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/merkle"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
@@ -69,32 +70,76 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	open := 0
-	for id, u := range s.uploads {
-		if u.client != caller.Name {
-			continue
-		}
-		if u.spec != spec {
-			open++
-			continue
-		}
-		if !in.Fresh && !u.dead() {
-			return &pb.UploadInfo{Upload: id, Next: uint32(u.Next()), Locations: here(ctx)}, nil
-		}
-		_ = u.Abort() // its file is removed at the next start at the latest
-		delete(s.uploads, id)
+	if in.Fresh {
+		s.giveUp(spec, caller.Name)
+	}
+	u, open := s.uploadOf(spec, caller.Name)
+	if u != nil {
+		return &pb.UploadInfo{Upload: u.id, Next: uint32(u.Next()), Locations: here(ctx)}, nil
 	}
 	if open >= maxUploads {
 		return nil, fmt.Errorf("%s has %d uploads in other rounds: %w", caller.Name, open, errs.ErrLimit)
 	}
+	// The disk is asked without the lock: a client that begins over and over
+	// would otherwise hold everybody up.
+	if u, err = s.newTransfer(ctx, spec, caller.Name, g); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, x := range s.uploads {
+		if x.spec == spec && x.client == caller.Name && !x.dead() { // another call of this client was first
+			_ = u.Abort() // its file is removed at the next start at the latest
+			return &pb.UploadInfo{Upload: id, Next: uint32(x.Next()), Locations: here(ctx)}, nil
+		}
+	}
+	s.uploads[u.id] = u
+	return &pb.UploadInfo{Upload: u.id, Locations: here(ctx)}, nil
+}
+
+// uploadOf is a client's upload in a round, if one goes on, and how many it
+// has in other rounds.
+func (s *Service) uploadOf(spec task.Digest, client string) (found *transfer, others int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, u := range s.uploads {
+		switch {
+		case u.client != client:
+		case u.spec != spec:
+			others++
+		case u.dead():
+			delete(s.uploads, id)
+		default:
+			found = u
+		}
+	}
+	return found, others
+}
+
+// giveUp ends a client's uploads in a round.
+func (s *Service) giveUp(spec task.Digest, client string) {
+	s.mu.Lock()
+	var gone []*transfer
+	for id, u := range s.uploads {
+		if u.spec == spec && u.client == client {
+			gone = append(gone, u)
+			delete(s.uploads, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, u := range gone {
+		_ = u.Abort() // its file is removed at the next start at the latest
+	}
+}
+
+// newTransfer begins an upload that nobody knows of yet.
+func (s *Service) newTransfer(ctx context.Context, spec task.Digest, client string, g frame.Geometry) (*transfer, error) {
 	var random [16]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, fmt.Errorf("naming an upload: %w", errs.ErrInternal)
 	}
-	u := &transfer{id: hex.EncodeToString(random[:]), client: caller.Name, spec: spec}
-	u.blob = uploadBlob(spec, caller.Name, u.id)
+	u := &transfer{id: hex.EncodeToString(random[:]), client: client, spec: spec}
+	u.blob = uploadBlob(spec, client, u.id)
 	segment, err := s.c.Blobs.Create(ctx, u.blob)
 	if err != nil {
 		return nil, err
@@ -102,8 +147,7 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	if u.Upload, err = NewUpload(g, segment); err != nil {
 		return nil, errors.Join(err, segment.Abort())
 	}
-	s.uploads[u.id] = u
-	return &pb.UploadInfo{Upload: u.id, Locations: here(ctx)}, nil
+	return u, nil
 }
 
 // standing returns the upload of a client to a round that can go on, or nil.

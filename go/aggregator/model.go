@@ -154,8 +154,9 @@ func (s *Service) keepModel(stream grpc.ClientStreamingServer[pb.ModelPart, pb.E
 	return segment.Commit()
 }
 
-// modelPart is the size of one message of a model.
-const modelPart = 256 << 10
+// modelPart is the size of one message of a model. A reader that stands still
+// costs some of them.
+const modelPart = 64 << 10
 
 // GetModel sends a task's first model.
 func (s *Service) GetModel(in *pb.TaskName, stream grpc.ServerStreamingServer[pb.ModelPart]) error {

@@ -44,6 +44,10 @@ func (m *incoming) free() {
 	}
 }
 
+// pooled is the largest message for which gRPC's pool has a buffer of about its
+// size.
+const pooled = 32 << 10
+
 // codec is protobuf's, which copies every body twice, for all messages but
 // the two kinds above. It takes its place for the whole process: gRPC chooses
 // codecs by name, and the name is part of the protocol.
@@ -56,6 +60,15 @@ func init() {
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if m, ok := v.(*outgoing); ok {
 		return m.marshal()
+	}
+	// gRPC's pool has one size between 32 KiB and a mebibyte: the largest. A
+	// peer that reads nothing of its answers would hold that much for each.
+	if m, ok := v.(pb.Message); ok && pb.Size(m) > pooled {
+		b, err := pb.Marshal(m)
+		if err != nil {
+			return nil, fmt.Errorf("a message: %w", errs.ErrInternal)
+		}
+		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
 	}
 	return c.CodecV2.Marshal(v)
 }

@@ -163,23 +163,31 @@ func (f *frames) put(stream flight.FlightService_DoPutServer, s *seat, beat func
 	if err != nil {
 		return err
 	}
-	for {
-		if err := s.turn(stream.Context()); err != nil {
-			return err
+	for first := true; ; first = false {
+		// Whoever has sent nothing yet is waited for without a place.
+		if !first {
+			if err := s.turn(stream.Context()); err != nil {
+				return err
+			}
 		}
 		frames, metadata, err := in.next()
 		if err != nil || frames == nil {
 			return err
 		}
+		if first {
+			if err := s.turn(stream.Context()); err != nil {
+				return err
+			}
+		}
 		if len(metadata) != indexSize {
 			return fmt.Errorf("a batch that does not say where it belongs: %w", errs.ErrArrow)
 		}
-		first := binary.LittleEndian.Uint64(metadata)
-		if first > maxIndex {
-			return fmt.Errorf("frame %d: %w", first, errs.ErrChunkOrder)
+		at := binary.LittleEndian.Uint64(metadata)
+		if at > maxIndex {
+			return fmt.Errorf("frame %d: %w", at, errs.ErrChunkOrder)
 		}
 		for i := range frames.Len() {
-			if err := upload.Put(int(first)+i, frames.Value(i)); err != nil {
+			if err := upload.Put(int(at)+i, frames.Value(i)); err != nil {
 				return err
 			}
 		}

@@ -29,9 +29,9 @@ type places struct {
 const (
 	// slowSeats is how many streams for each place may be within a message
 	// without one. One more, and the one that stands still longest is ended
-	// when that is very long.
+	// when that is long.
 	slowSeats = 4
-	veryLong  = 20 // times the patience
+	veryLong  = 5 * time.Second
 	// halfLife is how long it takes until half of a caller's share is forgotten.
 	halfLife = time.Minute
 )
@@ -210,7 +210,7 @@ func (p *places) endSlowest(now time.Time) {
 				worst = s
 			}
 		}
-		if now.Sub(worst.moved) < veryLong*p.patience {
+		if now.Sub(worst.moved) < veryLong {
 			return
 		}
 		delete(p.slow, worst)

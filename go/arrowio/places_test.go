@@ -164,7 +164,7 @@ func TestPlacesGoToWhoHadLeast(t *testing.T) {
 		s.moved = at(11)
 		p.slow[s] = struct{}{}
 	}
-	p.endSlowest(at(12))
+	p.endSlowest(at(4))
 	select {
 	case <-seats["a1"].cut:
 		t.Fatal("ended early")

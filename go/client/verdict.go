@@ -9,6 +9,7 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/audit"
 	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/task"
 )
@@ -34,7 +35,7 @@ func (x *Client) agreeOn(ctx context.Context, c *Contribution, result, sums task
 		own.Opening = task.NotOpened
 	}
 	b := own.Canonical()
-	signature, err := x.c.Credentials.SignEvidence(b)
+	signatures, err := x.c.Credentials.SignEvidence(b)
 	if err != nil {
 		return err
 	}
@@ -43,9 +44,12 @@ func (x *Client) agreeOn(ctx context.Context, c *Contribution, result, sums task
 	for {
 		left := max(0, time.Until(end))
 		reply, err := x.keys.ReportResult(ctx, &pb.ReportRequest{
-			Spec: c.Round.Digest[:], Report: b, Signature: signature, KnownSize: x.known(), Seconds: uint32(left.Seconds() + 0.5),
+			Spec: c.Round.Digest[:], Report: b, Signature: signatures[0], KnownSize: x.known(), Seconds: uint32(left.Seconds() + 0.5),
 		})
 		switch {
+		case errors.Is(rpc.FromStatus(err, "key service"), errs.ErrSignature) && len(signatures) > 1:
+			signatures = signatures[1:]
+			continue
 		case err == nil && reply.Verdict != nil:
 			return x.judged(c, own, reply)
 		case err != nil && ctx.Err() != nil:

@@ -55,6 +55,7 @@ type Service struct {
 	Admin     string   `toml:"admin_listen"` // health and metrics, loopback; empty: none
 	Data      string   `toml:"data"`         // folder
 	AdminKeys []string `toml:"admin_keys"`   // who may sign tasks
+	DenyList  string   `toml:"deny_list"`    // of the authority, a path; empty: nobody can be revoked
 	Log       string   `toml:"log"`          // debug, info, warn, error
 }
 
@@ -75,6 +76,7 @@ type KMS struct {
 	Epoch          string `toml:"epoch"`           // folder of the epoch's file; the KEK's when empty
 	ReleaseSeconds int64  `toml:"release_seconds"` // how long a release can be fetched
 	RoundSeconds   int64  `toml:"round_seconds"`   // how long a round may stay undecided beyond its deadline
+	ReserveMiB     int64  `toml:"reserve_mib"`     // disk left free for decisions
 }
 
 // Defaults of what a file may leave out.
@@ -83,7 +85,7 @@ func (a *Aggregator) defaults() {
 }
 
 func (k *KMS) defaults() {
-	k.Floor, k.ReleaseSeconds, k.RoundSeconds, k.Log = 3, 3600, 3600, "info"
+	k.Floor, k.ReleaseSeconds, k.RoundSeconds, k.ReserveMiB, k.Log = 3, 3600, 3600, 64, "info"
 }
 
 // LoadAggregator reads an aggregator's file.
@@ -119,8 +121,8 @@ func LoadKMS(path string) (*KMS, error) {
 		return nil, fmt.Errorf("%s: the epoch lies in %s, inside data: a backup of data would bring back an old one, "+
 			"and nobody would notice. Move kek out of data, or set epoch to a folder that no backup reads: %w", path, c.Epoch, errs.ErrConfig)
 	}
-	if c.ReleaseSeconds < 1 || c.RoundSeconds < 1 {
-		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive: %w", path, errs.ErrConfig)
+	if c.ReleaseSeconds < 1 || c.RoundSeconds < 1 || c.ReserveMiB < 0 {
+		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive, reserve_mib reaches from 0: %w", path, errs.ErrConfig)
 	}
 	return c, c.check(path)
 }
@@ -190,6 +192,7 @@ func LoadProfileFrom(path string, lookup func(name string) (string, bool)) (*Pro
 
 // paths are the keys whose values are paths.
 var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "epoch": true}
+var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "deny_list": true}
 
 // read decodes a file strictly and resolves its paths.
 func read(path string, into any) error {

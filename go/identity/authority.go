@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -34,6 +35,7 @@ const skew = 5 * time.Minute
 // and small deployments; any authority that writes SPIFFE ids will do.
 type Authority struct {
 	Domain      string
+	folder      string
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
 }
@@ -68,7 +70,13 @@ func NewAuthority(folder, domain string, lifetime time.Duration, now time.Time) 
 	if err := writePair(filepath.Join(folder, CACertificate), filepath.Join(folder, caKey), der, key); err != nil {
 		return nil, err
 	}
-	return OpenAuthority(folder)
+	a, err := OpenAuthority(folder)
+	if err != nil {
+		return nil, err
+	}
+	// Services that are told of a deny list do not start without one.
+	empty := &DenyList{Domain: domain, Issued: now.UTC().Truncate(time.Second)}
+	return a, a.writeDenyList(empty, filepath.Join(folder, DenyListFile))
 }
 
 // OpenAuthority reads the authority in a folder.
@@ -90,7 +98,7 @@ func OpenAuthority(folder string) (*Authority, error) {
 	if err != nil || !ok || !key.PublicKey.Equal(c.PublicKey) {
 		return nil, fmt.Errorf("%s is not the key of its certificate: %w", path, errs.ErrCertificate)
 	}
-	return &Authority{Domain: c.URIs[0].Host, certificate: c, key: key}, nil
+	return &Authority{Domain: c.URIs[0].Host, folder: folder, certificate: c, key: key}, nil
 }
 
 // Issue writes ROLE-NAME.crt and ROLE-NAME.key for an identity into folder and
@@ -102,6 +110,13 @@ func (a *Authority) Issue(folder string, id Identity, hosts []string, lifetime t
 	}
 	if err := id.Check(); err != nil {
 		return "", "", err
+	}
+	denied, err := a.DenyList()
+	if err != nil {
+		return "", "", err
+	}
+	if slices.Contains(denied.Names, id) {
+		return "", "", fmt.Errorf("%s is on the deny list, whatever its certificate; choose another name: %w", id, errs.ErrArgument)
 	}
 	end := now.Add(lifetime)
 	if lifetime <= 0 || end.After(a.certificate.NotAfter) {

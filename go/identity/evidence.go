@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 
@@ -17,13 +18,25 @@ import (
 const evidence = "cryptflow/v1/evidence\x00"
 
 // SignEvidence signs bytes with the key of the certificate. What is signed shows
-// later, without the connection, who said it.
-func (c *Credentials) SignEvidence(b []byte) ([]byte, error) {
-	signer, ok := c.certificate.PrivateKey.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("the key of %s cannot sign: %w", c.Self, errs.ErrCertificate)
+// later, without the connection, who said it. Beside the signature by the newest
+// certificate there is one by the certificate before it: a connection that was
+// made before a renewal still shows that one.
+func (c *Credentials) SignEvidence(b []byte) (signatures [][]byte, err error) {
+	for _, certificate := range []*tls.Certificate{c.current.Load(), c.previous.Load()} {
+		if certificate == nil {
+			continue
+		}
+		signer, ok := certificate.PrivateKey.(crypto.Signer)
+		if !ok {
+			return nil, fmt.Errorf("the key of %s cannot sign: %w", c.Self, errs.ErrCertificate)
+		}
+		signature, err := SignEvidence(signer, b)
+		if err != nil {
+			return nil, err
+		}
+		signatures = append(signatures, signature)
 	}
-	return SignEvidence(signer, b)
+	return signatures, nil
 }
 
 // SignEvidence signs with ECDSA over SHA-256, or Ed25519, whichever the key is of.

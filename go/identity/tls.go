@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cryptflow/cryptflow/go/errs"
@@ -18,11 +20,22 @@ const maxPEM = 1 << 20
 
 // Credentials are one party's certificate, key and authority.
 type Credentials struct {
-	Self        Identity
-	Expires     time.Time
-	certificate tls.Certificate
-	pool        *x509.CertPool
+	Self    Identity
+	Expires time.Time // of the certificate that was loaded first
+	current atomic.Pointer[tls.Certificate]
+	// previous is the one before the last renewal: connections may still show it.
+	previous atomic.Pointer[tls.Certificate]
+	pool    *x509.CertPool
+	denied  *Denied // nil: nobody is
+
+	mu     sync.Mutex // of a renewal
+	files  [3]string
+	stamps [2]stamp
 }
+
+// Deny refuses peers that a deny list names, from now on. It is called before
+// the credentials are used.
+func (c *Credentials) Deny(d *Denied) { c.denied = d }
 
 // Load reads and checks credentials. An expired certificate is
 // ErrCertificate, with what to do.
@@ -57,34 +70,75 @@ func Load(certificate, key, authority string, now time.Time) (*Credentials, erro
 	if err != nil {
 		return nil, fmt.Errorf("%s is not the key of %s: %w", key, certificate, errs.ErrCertificate)
 	}
-	return &Credentials{Self: self, Expires: c.NotAfter, certificate: pair, pool: pool}, nil
+	pair.Leaf = c
+	out := &Credentials{Self: self, Expires: c.NotAfter, pool: pool, files: [3]string{certificate, key, authority}}
+	out.current.Store(&pair)
+	return out, nil
 }
+
+// Renew reads certificate and key again when their files have changed. New
+// connections use them at once. After an error the last good ones stay in use.
+func (c *Credentials) Renew(now time.Time) (changed bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var stamps [2]stamp
+	for i, path := range c.files[:2] {
+		if stamps[i], err = stampOf(path); err != nil {
+			stamps[i] = stamp{} // it is said once
+		}
+	}
+	if stamps == c.stamps {
+		return false, nil
+	}
+	c.stamps = stamps
+	next, err := Load(c.files[0], c.files[1], c.files[2], now)
+	if err == nil && next.Self != c.Self {
+		err = fmt.Errorf("%s is the certificate of %s, not of %s: %w", c.files[0], next.Self, c.Self, errs.ErrCertificate)
+	}
+	if err != nil {
+		return false, fmt.Errorf("the renewed certificate cannot be used, the last one stays in use: %w", err)
+	}
+	pair := next.current.Load()
+	before := c.current.Load()
+	if changed = !pair.Leaf.Equal(before.Leaf); changed {
+		c.previous.Store(before)
+	}
+	c.current.Store(pair)
+	return changed, nil
+}
+
+// Ends is when the certificate in use ends.
+func (c *Credentials) Ends() time.Time { return c.current.Load().Leaf.NotAfter }
 
 // Warning says when the certificate ends, from a fifth of a month before; it
 // is empty while there is time.
 func (c *Credentials) Warning(now time.Time) string {
-	left := c.Expires.Sub(now)
+	ends := c.Ends()
+	left := ends.Sub(now)
 	if left > 6*24*time.Hour {
 		return ""
 	}
-	return fmt.Sprintf("the certificate of %s expires in %.0f hours, on %s", c.Self, left.Hours(), c.Expires.Format(time.RFC3339))
+	return fmt.Sprintf("the certificate of %s expires in %.0f hours, on %s", c.Self, left.Hours(), ends.Format(time.RFC3339))
 }
 
 // Server returns the configuration of a service: TLS 1.3, certificates of its
 // own authority and domain demanded from every caller.
 func (c *Credentials) Server() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, Certificates: []tls.Certificate{c.certificate},
-		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: c.pool,
+		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
+		ClientAuth:     tls.RequireAndVerifyClientCert, ClientCAs: c.pool,
 		VerifyConnection: func(s tls.ConnectionState) error { return c.check(s, Roles()...) },
 	}
 }
 
 // Client returns the configuration for calling a service of the given role:
-// a peer of any other role is refused during the handshake.
+// a peer of any other role is refused during the handshake. It has the
+// certificate of now: ask again for every connection.
 func (c *Credentials) Client(service Role) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true, Certificates: []tls.Certificate{c.certificate},
+		MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true,
+		Certificates:     []tls.Certificate{*c.current.Load()},
 		RootCAs:          c.pool,
 		VerifyConnection: func(s tls.ConnectionState) error { return c.check(s, service) },
 	}
@@ -101,7 +155,7 @@ func (c *Credentials) check(s tls.ConnectionState, roles ...Role) error {
 	}
 	for _, r := range roles {
 		if peer.Role == r {
-			return nil
+			return c.denied.Check(s.VerifiedChains[0])
 		}
 	}
 	return fmt.Errorf("%s answered where %v was expected: %w", peer, roles, errs.ErrCertificate)

@@ -17,6 +17,7 @@ import (
 // call is one that a peer has opened.
 type call struct {
 	method string
+	link   *link
 	began  time.Time
 	end    context.CancelCauseFunc
 	first  *time.Timer // until its first message is there
@@ -34,14 +35,15 @@ func (g *gate) tap(ctx context.Context, info *tap.Info) (context.Context, error)
 		return ctx, g.finish(g.known(info.FullMethodName), id, began, err)
 	}
 	inner, end := context.WithCancelCause(ctx)
-	x := &call{method: info.FullMethodName, began: began, end: end}
-	oldest, err := g.crowd.open(id, x)
+	l, _ := linkOf(ctx)
+	x := &call{method: info.FullMethodName, link: l, began: began, end: end}
+	giveWay, err := g.crowd.open(id, x)
 	if err != nil {
 		end(err)
 		return ctx, g.finish(info.FullMethodName, id, began, err)
 	}
-	if oldest != nil {
-		oldest.end(fmt.Errorf("a newer transfer of the same client took its place: %w", errs.ErrCancelled))
+	if giveWay != nil {
+		giveWay()
 	}
 	x.first = time.AfterFunc(g.crowd.limits.First, func() {
 		end(fmt.Errorf("no message came in %v: %w", g.crowd.limits.First, errs.ErrTimeout))
@@ -64,33 +66,56 @@ func (g *gate) known(method string) string {
 }
 
 // open counts a call. Too many are refused; of too many transfers the oldest
-// is returned, to be ended: a client whose connection broke begins again while
-// the service still waits for the old one.
-func (c *crowd) open(id identity.Identity, x *call) (oldest *call, err error) {
+// gives way: a client whose connection broke begins again while the service
+// still waits for the old one. Calls count until they have ended on the wire:
+// a transfer that has ended, and whose end its caller does not read, goes with
+// its connection.
+func (c *crowd) open(id identity.Identity, x *call) (giveWay func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.guest(id)
 	defer c.forget(id, p)
-	if len(p.calls) >= c.limits.Calls {
-		return nil, fmt.Errorf("%d calls of %s are open: %w", len(p.calls), id, errs.ErrLimit)
+	calls, transfers := 0, 0
+	var unread *link // with most transfers that nobody reads
+	most := 0
+	for l := range p.links {
+		n, moving := l.onWire()
+		calls += n
+		transfers += moving
+		for y := range p.calls {
+			if y.link == l && isTransfer(y.method) {
+				moving--
+			}
+		}
+		if l == x.link && isTransfer(x.method) {
+			moving-- // this one
+		}
+		if moving > most {
+			unread, most = l, moving
+		}
+	}
+	if max(calls, len(p.calls)) > c.limits.Calls {
+		return nil, fmt.Errorf("%d calls of %s are open: %w", calls, id, errs.ErrLimit)
 	}
 	p.calls[x] = struct{}{}
-	if !isTransfer(x.method) {
+	if !isTransfer(x.method) || transfers <= c.limits.Transfers {
 		return nil, nil
 	}
-	n := 0
+	if unread != nil {
+		return func() { unread.end("it does not read what it asked for") }, nil
+	}
+	var oldest *call
 	for y := range p.calls {
-		if y.method != x.method {
-			continue
-		}
-		if n++; y != x && (oldest == nil || y.began.Before(oldest.began)) {
+		if y != x && isTransfer(y.method) && (oldest == nil || y.began.Before(oldest.began)) {
 			oldest = y
 		}
 	}
-	if n <= c.limits.Transfers {
+	if oldest == nil {
 		return nil, nil
 	}
-	return oldest, nil
+	return func() {
+		oldest.end(fmt.Errorf("a newer transfer of the same client took its place: %w", errs.ErrCancelled))
+	}, nil
 }
 
 func (c *crowd) leave(id identity.Identity, x *call) {

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
+	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/identity"
 )
 
@@ -92,8 +94,11 @@ type link struct {
 	crowd   *crowd
 	id      identity.Identity
 	chain   []*x509.Certificate
-	in      *inbound
-	heard   atomic.Int64 // when it last sent something
+	in      *inbound // of the goroutine that reads
+	out     outbound // of the one that writes
+	mu      sync.Mutex
+	alive   map[uint32]bool // calls that have not ended on the wire; true: a transfer
+	heard   atomic.Int64    // when it last sent something
 	expires *time.Timer
 	once    sync.Once
 }
@@ -110,8 +115,9 @@ func (c *crowd) admit(conn net.Conn, info credentials.TLSInfo) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{Conn: conn, crowd: c, id: id, chain: info.State.VerifiedChains[0]}
+	l := &link{Conn: conn, crowd: c, id: id, chain: info.State.VerifiedChains[0], alive: map[uint32]bool{}}
 	l.in = newInbound(func(method string) int64 { return messageLimit(id, method) })
+	l.in.began, l.in.reset = l.began, l.over
 	l.heard.Store(time.Now().UnixNano())
 	end := l.chain[0].NotAfter
 	for _, x := range l.chain {
@@ -149,7 +155,11 @@ func (l *link) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	if n > 0 {
 		l.heard.Store(time.Now().UnixNano())
-		if bad := l.in.take(b[:n]); bad != nil {
+		bad := l.in.take(b[:n])
+		if calls, _ := l.onWire(); bad == nil && calls > maxOpen {
+			bad = fmt.Errorf("it reads none of its answers: %w", errs.ErrLimit)
+		}
+		if bad != nil {
 			l.end(bad.Error())
 			return 0, bad
 		}

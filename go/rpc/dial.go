@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -25,17 +26,38 @@ const retry = `{"methodConfig": [{
 	"retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}
 }]}`
 
+// fresh begins every connection with the certificate of then, which may have
+// been renewed since the last.
+type fresh struct{ config func() *tls.Config }
+
+func (f *fresh) now() credentials.TransportCredentials { return credentials.NewTLS(f.config()) }
+
+func (f *fresh) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return f.now().ClientHandshake(ctx, authority, c)
+}
+
+func (f *fresh) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return f.now().ServerHandshake(c)
+}
+
+func (f *fresh) Info() credentials.ProtocolInfo { return f.now().Info() }
+
+func (f *fresh) Clone() credentials.TransportCredentials { return f }
+
+// OverrideServerName is not used: the name is that of the address.
+func (f *fresh) OverrideServerName(string) error { return nil }
+
 // Dial prepares a connection to a service of the given role. Nothing is sent
 // until the first call; the connection is made again when it breaks. With
 // patient, calls wait for a service that is not up until their context ends.
 func Dial(address string, c *identity.Credentials, service identity.Role, patient bool, more ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return dial(address, c.Client(service), service, patient, more...)
+	return dial(address, &fresh{func() *tls.Config { return c.Client(service) }}, service, patient, more...)
 }
 
 // DialPeer is Dial to another address of a service that is known: a peer with
 // another name is refused.
 func DialPeer(address string, c *identity.Credentials, peer identity.Identity, more ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return dial(address, c.ClientOf(peer), peer.Role, false, more...)
+	return dial(address, &fresh{func() *tls.Config { return c.ClientOf(peer) }}, peer.Role, false, more...)
 }
 
 // PeerIn is who answered a call that was made with grpc.Peer(p).
@@ -48,7 +70,7 @@ func PeerIn(p *peer.Peer) (identity.Identity, error) {
 }
 
 func dial(
-	address string, secure *tls.Config, service identity.Role, patient bool, more ...grpc.DialOption,
+	address string, secure *fresh, service identity.Role, patient bool, more ...grpc.DialOption,
 ) (*grpc.ClientConn, error) {
 	if address == "" {
 		return nil, fmt.Errorf("the %s's address is missing: %w", service, errs.ErrConfig)
@@ -57,7 +79,7 @@ func dial(
 		return nil, fmt.Errorf("the %s's address is %q; it needs a host and a port, as in sum.example:7443: %w", service, address, errs.ErrConfig)
 	}
 	conn, err := grpc.NewClient("dns:///"+address, append([]grpc.DialOption{
-		grpc.WithTransportCredentials(gathering{credentials.NewTLS(secure)}),
+		grpc.WithTransportCredentials(gathering{secure}),
 		grpc.WithDefaultServiceConfig(fmt.Sprintf(retry, patient)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},

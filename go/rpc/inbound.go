@@ -30,6 +30,8 @@ const unlimited = int64(1) << 62
 // that nobody reads.
 type inbound struct {
 	limit func(method string) int64
+	began func(stream uint32, method string)
+	reset func(stream uint32)
 
 	preface int // bytes of HTTP/2's greeting still to come
 	head    [9]byte
@@ -51,6 +53,7 @@ type inbound struct {
 
 func newInbound(limit func(method string) int64) *inbound {
 	in := &inbound{limit: limit, preface: len(http2.ClientPreface), open: map[uint32]int64{}}
+	in.began, in.reset = func(uint32, string) {}, func(uint32) {}
 	in.decoder = hpack.NewDecoder(headerTable, func(f hpack.HeaderField) {
 		if f.Name == ":path" {
 			in.method = f.Value
@@ -122,6 +125,7 @@ func (in *inbound) begin() error {
 		}
 	case in.kind == http2.FrameRSTStream:
 		delete(in.open, in.stream)
+		in.reset(in.stream)
 	}
 	return nil
 }
@@ -164,7 +168,10 @@ func (in *inbound) end() error {
 	} else if in.opens > in.last {
 		in.open[in.opens] = in.limit(in.method)
 	}
-	in.last = max(in.last, in.opens)
+	if in.opens > in.last {
+		in.last = in.opens
+		in.began(in.opens, in.method)
+	}
 	if len(in.open) > maxOpen {
 		first := in.opens
 		for stream := range in.open {

@@ -15,8 +15,8 @@ type Limits struct {
 	Connections int
 	// Calls of one identity that are open at once. One more is refused.
 	Calls int
-	// Transfers of one identity, of each kind, that are open at once. One more
-	// ends its oldest.
+	// Transfers of one identity that are open at once. One more ends its
+	// oldest.
 	Transfers int
 	// Handshakes of strangers at once. One more ends the oldest.
 	Handshakes int
@@ -24,10 +24,10 @@ type Limits struct {
 	First time.Duration
 }
 
-// DefaultLimits are those of both services. A client needs one connection, one
-// transfer and two calls; the rest is for restarts and several tasks.
+// DefaultLimits are those of both services. A client needs two connections,
+// one transfer and two calls; the rest is for restarts and several tasks.
 func DefaultLimits() Limits {
-	return Limits{Connections: 4, Calls: 2 * maxStreams, Transfers: 2, Handshakes: 128, First: 10 * time.Second}
+	return Limits{Connections: 4, Calls: 2 * maxStreams, Transfers: 3, Handshakes: 128, First: 10 * time.Second}
 }
 
 // smallMessage is the largest request that a method for clients needs: a
@@ -50,5 +50,8 @@ func messageLimit(id identity.Identity, method string) int64 {
 	return smallMessage + framing
 }
 
-// transfers are the methods that move frames.
-func isTransfer(method string) bool { return strings.HasPrefix(method, flight) }
+// isTransfer tells the methods that move frames and models, and need memory
+// for it.
+func isTransfer(method string) bool {
+	return strings.HasPrefix(method, flight) || method == aggregator+"GetModel" || method == aggregator+"PutModel"
+}

@@ -39,6 +39,7 @@ type Plan struct {
 const (
 	domain   = "cryptflow.local"
 	lifetime = 365 * 24 * time.Hour
+	denyList = "../ca/" + identity.DenyListFile
 )
 
 // ClientName is the name of a house's client.
@@ -128,14 +129,14 @@ func (h *House) build(p Plan) error {
 	if err != nil {
 		return err
 	}
-	k := &config.KMS{Service: config.Service{Listen: address(1), Admin: address(3), Data: "data", AdminKeys: []string{identity.SigningName(signing)}, Log: p.Log}, Floor: p.Floor, KEK: "../kek/kms.kek", ReleaseSeconds: 3600, RoundSeconds: 3600}
+	k := &config.KMS{Service: config.Service{Listen: address(1), Admin: address(3), Data: "data", AdminKeys: []string{identity.SigningName(signing)}, DenyList: denyList, Log: p.Log}, Floor: p.Floor, KEK: "../kek/kms.kek", ReleaseSeconds: 3600, RoundSeconds: 3600, ReserveMiB: 64}
 	if k.Credentials, err = h.issue(ca, identity.KMS, "kms", "kms"); err != nil {
 		return err
 	}
 	if err := config.Write(h.KMS, "Key service: cryptflow kms --config "+h.KMS, k); err != nil {
 		return err
 	}
-	a := &config.Aggregator{Service: config.Service{Listen: address(0), Admin: address(2), Data: "data", AdminKeys: k.AdminKeys, Log: p.Log}, KMS: address(1), Streams: 4, ReserveMiB: 256}
+	a := &config.Aggregator{Service: config.Service{Listen: address(0), Admin: address(2), Data: "data", AdminKeys: k.AdminKeys, DenyList: denyList, Log: p.Log}, KMS: address(1), Streams: 4, ReserveMiB: 256}
 	if a.Credentials, err = h.issue(ca, identity.Aggregator, "aggregator", "aggregator"); err != nil {
 		return err
 	}

@@ -106,6 +106,8 @@ type base struct {
 	*Running
 	ctx         context.Context
 	credentials *identity.Credentials
+	denied      *identity.Denied // nil without a deny list
+	before      func(method string) error
 	metrics     *metrics
 	listener    net.Listener
 }
@@ -134,6 +136,7 @@ func (m *metrics) observe(method, code string, took time.Duration) {
 
 // begin loads credentials and takes the port.
 func begin(c *config.Service, role identity.Role, log *slog.Logger) (*base, error) {
+	log = slog.New(newQuiet(log.Handler()))
 	credentials, err := c.Credentials.Load(time.Now())
 	if err != nil {
 		return nil, err
@@ -144,7 +147,12 @@ func begin(c *config.Service, role identity.Role, log *slog.Logger) (*base, erro
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data folder: %v: %w", err, errs.ErrConfig)
 	}
-	b := &base{credentials: credentials, metrics: newMetrics()}
+	denied, err := openDenied(c, log)
+	if err != nil {
+		return nil, err
+	}
+	credentials.Deny(denied)
+	b := &base{credentials: credentials, denied: denied, metrics: newMetrics()}
 	b.Running = &Running{log: log, failed: make(chan error, 2), health: health.NewServer()}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	if b.listener, err = net.Listen("tcp", c.Listen); err != nil {
@@ -164,7 +172,7 @@ func cannotListen(setting, address string, err error) error {
 
 // serve starts answering.
 func (b *base) serve(c *config.Service, table identity.Table, register func(*grpc.Server)) error {
-	b.server = rpc.NewServer(b.credentials, table, rpc.DefaultLimits(), b.log, b.metrics.observe, nil)
+	b.server = rpc.NewServer(b.credentials, table, rpc.DefaultLimits(), b.log, b.metrics.observe, b.before)
 	healthpb.RegisterHealthServer(b.server, b.health)
 	register(b.server.Server)
 	if c.Admin != "" {
@@ -174,6 +182,7 @@ func (b *base) serve(c *config.Service, table identity.Table, register func(*grp
 	}
 	b.working.Go(func() { b.failed <- b.server.Serve(b.listener) })
 	b.working.Go(b.remind)
+	b.working.Go(b.watch)
 	b.log.Info("serving", "address", b.Address, "admin", b.Admin, "identity", b.credentials.Self.String())
 	return nil
 }
@@ -266,11 +275,12 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 	s, err := kms.New(kms.Config{
 		Name: b.credentials.Self.Name, Version: version, Signing: signing, Admins: admins,
 		Gate: kms.Gate{Floor: c.Floor}, Ledger: ledger, Keys: filepath.Join(c.Data, "keys"), Epoch: c.Epoch, Wrapper: kek,
-		ReleaseLife: time.Duration(c.ReleaseSeconds) * time.Second, RoundLife: time.Duration(c.RoundSeconds) * time.Second, Log: log,
+		ReleaseLife: time.Duration(c.ReleaseSeconds) * time.Second, RoundLife: time.Duration(c.RoundSeconds) * time.Second, Log: b.log,
 	})
 	if err != nil {
 		return fail(err)
 	}
+	b.before = rpc.KeepFree(c.Data, c.ReserveMiB<<20)
 	if err := b.serve(&c.Service, rpc.KeyTable(), func(g *grpc.Server) { pb.RegisterKeyServiceServer(g, s) }); err != nil {
 		return fail(err)
 	}
@@ -279,7 +289,7 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 }
 
 // patience is how long a transfer that stands still keeps others waiting.
-const patience = 250 * time.Millisecond
+const patience = 50 * time.Millisecond
 
 // callerName says whose stream it is.
 func callerName(ctx context.Context) string {
@@ -336,7 +346,7 @@ func StartAggregator(c *config.Aggregator, version string, log *slog.Logger) (*R
 	}
 	s, err := aggregator.New(aggregator.Config{
 		Name: b.credentials.Self.Name, Version: version, Signing: signing, Admins: admins, Ledger: ledger, Blobs: blobs,
-		Keys: pb.NewKeyServiceClient(keys), Workers: workers, Log: log, Poll: time.Second,
+		Keys: pb.NewKeyServiceClient(keys), Workers: workers, Log: b.log, Poll: time.Second,
 	})
 	if err != nil {
 		return fail(err)

@@ -15,7 +15,7 @@ const day = 24 * time.Hour
 // caCommand issues certificates from a folder.
 func caCommand() *cobra.Command {
 	ca := &cobra.Command{Use: "ca", Short: "Issue the certificates by which services and clients know each other"}
-	ca.AddCommand(caInit(), caIssue(), caSigningKey(), caShow())
+	ca.AddCommand(caInit(), caIssue(), caRevoke(), caSigningKey(), caShow())
 	return ca
 }
 
@@ -118,7 +118,7 @@ func caShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s\n  issued by   %s\n  valid until %s\n", id, crt.Issuer.CommonName, crt.NotAfter.UTC().Format(time.RFC3339))
+			fmt.Fprintf(c.OutOrStdout(), "%s\n  issued by   %s\n  serial      %s\n  valid until %s\n", id, crt.Issuer.CommonName, identity.Serial(crt), crt.NotAfter.UTC().Format(time.RFC3339))
 			return nil
 		},
 	}
