@@ -191,8 +191,7 @@ func LoadProfileFrom(path string, lookup func(name string) (string, bool)) (*Pro
 }
 
 // paths are the keys whose values are paths.
-var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "epoch": true}
-var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "deny_list": true}
+var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "epoch": true, "deny_list": true}
 
 // read decodes a file strictly and resolves its paths.
 func read(path string, into any) error {

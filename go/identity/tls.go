@@ -25,8 +25,8 @@ type Credentials struct {
 	current atomic.Pointer[tls.Certificate]
 	// previous is the one before the last renewal: connections may still show it.
 	previous atomic.Pointer[tls.Certificate]
-	pool    *x509.CertPool
-	denied  *Denied // nil: nobody is
+	pool     *x509.CertPool
+	denied   *Denied // nil: nobody is
 
 	mu     sync.Mutex // of a renewal
 	files  [3]string

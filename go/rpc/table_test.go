@@ -40,6 +40,7 @@ var allowed = map[string]string{
 	"/cryptflow.v1.KeyService/GetTask":            "ca-a",
 	"/cryptflow.v1.KeyService/OpenRound":          "-a--",
 	"/cryptflow.v1.KeyService/GetSpec":            "ca--",
+	"/cryptflow.v1.KeyService/Announce":           "c---",
 	"/cryptflow.v1.KeyService/Deposit":            "c---",
 	"/cryptflow.v1.KeyService/Decide":             "-a--",
 	"/cryptflow.v1.KeyService/Abort":              "-a-a",
