@@ -32,6 +32,8 @@ type epochMark struct {
 	Epoch uint64    `json:"epoch"` // how often the service was started
 	Size  int64     `json:"size"`  // of the log
 	Root  tlog.Hash `json:"root"`  // of the log of that size
+	// Fenced is why the service may not serve again before it was recovered.
+	Fenced string `json:"fenced,omitempty"`
 }
 
 // cure says what to do about a ledger that cannot be served.
@@ -109,6 +111,8 @@ func (e *epochFile) check(r storage.Reader, last uint64, found bool) error {
 	case size < e.mark.Size:
 		return fmt.Errorf("the ledger has %d log records and this key service wrote %d: it was restored from a backup; %s: %w",
 			size, e.mark.Size, cure, errs.ErrRestored)
+	case e.mark.Fenced != "":
+		return fmt.Errorf("%s: %w", e.mark.Fenced, errs.ErrRestored)
 	case e.mark.Size == 0:
 		return nil
 	}
@@ -196,6 +200,9 @@ func (s *Service) gossip(r storage.Reader, text string) error {
 			return err
 		}
 	}
-	return s.fence(fmt.Errorf("a client holds a checkpoint of %d records that this log of %d does not contain: "+
-		"another copy of this key service is or was running; stop both, and %s: %w", c.Size, size, cure, errs.ErrRestored))
+	why := fmt.Sprintf("a client holds a checkpoint of %d records that this log of %d does not contain: "+
+		"another copy of this key service is or was running; stop both, and %s", c.Size, size, cure)
+	mark := s.epoch.mark
+	mark.Fenced = why
+	return s.fence(errors.Join(fmt.Errorf("%s: %w", why, errs.ErrRestored), s.epoch.write(mark)))
 }

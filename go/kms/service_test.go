@@ -77,6 +77,14 @@ var clients = []string{"a", "b", "c", "d", "e", "f"}
 
 func (d *desk) open() {
 	d.t.Helper()
+	if err := d.tryOpen(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// config opens what the service runs with.
+func (d *desk) config() kms.Config {
+	d.t.Helper()
 	ledger, err := sqlite.Open(filepath.Join(d.folder, "ledger.db"))
 	if err != nil {
 		d.t.Fatal(err)
@@ -86,13 +94,29 @@ func (d *desk) open() {
 		d.t.Fatal(err)
 	}
 	d.ledger = ledger
-	if d.Service, err = kms.New(kms.Config{
+	return kms.Config{
 		Name: "k", Signing: d.signing, Admins: []task.Key{public(d.admin)}, Gate: kms.Gate{Floor: 3}, Ledger: ledger,
-		Keys: filepath.Join(d.folder, "keys"), Epoch: filepath.Join(d.folder, "epoch"), Wrapper: wrapper, ReleaseLife: time.Hour, RoundLife: time.Hour,
+		Keys: filepath.Join(d.folder, "keys"), Epoch: filepath.Join(d.folder, "epoch"), Wrapper: wrapper,
+		ReleaseLife: time.Hour, RoundLife: time.Hour,
 		Log: slog.New(slog.NewTextHandler(d.log, nil)), Now: func() time.Time { return d.now },
-	}); err != nil {
-		d.t.Fatal(err)
 	}
+}
+
+// tryOpen starts the service and returns why it does not start.
+func (d *desk) tryOpen() (err error) {
+	d.t.Helper()
+	if d.Service, err = kms.New(d.config()); err != nil {
+		d.stop()
+	}
+	return err
+}
+
+// recover makes a restored ledger serve again.
+func (d *desk) recover() error {
+	d.t.Helper()
+	_, err := kms.Recover(context.Background(), d.config())
+	d.stop()
+	return err
 }
 
 func (d *desk) restart() {

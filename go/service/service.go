@@ -252,31 +252,12 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 		}
 		return nil, errors.Join(all...)
 	}
-	admins, err := c.Admins()
+	prepared, err := prepareKMS(c, b.credentials.Self.Name, version, b.log)
 	if err != nil {
 		return fail(err)
 	}
-	signing, err := identity.OpenSigning(filepath.Join(c.Data, "signing.pem"), true)
-	if err != nil {
-		return fail(err)
-	}
-	if err := kms.CheckKEK(c.KEK); err != nil {
-		return fail(err)
-	}
-	kek, err := kms.OpenKEK(c.KEK)
-	if err != nil {
-		return fail(err)
-	}
-	ledger, err := sqlite.Open(filepath.Join(c.Data, "ledger.db"))
-	if err != nil {
-		return fail(err)
-	}
-	b.ending = append(b.ending, ledger.Close)
-	s, err := kms.New(kms.Config{
-		Name: b.credentials.Self.Name, Version: version, Signing: signing, Admins: admins,
-		Gate: kms.Gate{Floor: c.Floor}, Ledger: ledger, Keys: filepath.Join(c.Data, "keys"), Epoch: c.Epoch, Wrapper: kek,
-		ReleaseLife: time.Duration(c.ReleaseSeconds) * time.Second, RoundLife: time.Duration(c.RoundSeconds) * time.Second, Log: b.log,
-	})
+	b.ending = append(b.ending, prepared.Ledger.Close)
+	s, err := kms.New(*prepared)
 	if err != nil {
 		return fail(err)
 	}

@@ -78,7 +78,8 @@ func kmsCommand() *cobra.Command {
 			return r.Wait(ctx)
 		},
 	}
-	c.Flags().StringVar(&file, "config", "kms.toml", "configuration file")
+	c.PersistentFlags().StringVar(&file, "config", "kms.toml", "configuration file")
+	c.AddCommand(rotateCommand(&file), recoverCommand(&file))
 	return c
 }
 

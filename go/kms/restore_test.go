@@ -1,0 +1,282 @@
+package kms_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cryptflow/cryptflow/go/audit"
+	"github.com/cryptflow/cryptflow/go/envelope"
+	"github.com/cryptflow/cryptflow/go/errs"
+	"github.com/cryptflow/cryptflow/go/identity"
+	"github.com/cryptflow/cryptflow/go/kms"
+	"github.com/cryptflow/cryptflow/go/params"
+	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/task"
+)
+
+// stop closes the ledger, so that its file is whole and can be copied.
+func (d *desk) stop() {
+	d.t.Helper()
+	if err := d.ledger.Close(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *desk) read(name string) []byte {
+	d.t.Helper()
+	b, err := os.ReadFile(filepath.Join(d.folder, name))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return b
+}
+
+func (d *desk) write(name string, b []byte) {
+	d.t.Helper()
+	if err := os.WriteFile(filepath.Join(d.folder, name), b, 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// released is a desk whose first round was released, and the ledger of before.
+func released(t *testing.T) (d *desk, backup []byte, spec task.Digest) {
+	d = newDesk(t, params.SumKey)
+	d.create()
+	s := d.round(0, d.task.InitialModel)
+	gifts := d.gifts(s, "a", "b", "c")
+	d.stop()
+	backup = d.read("ledger.db")
+	d.open()
+	if _, err := d.ask(manifest(gifts)); err != nil {
+		t.Fatal(err)
+	}
+	d.stop()
+	return d, backup, task.DigestOf(s)
+}
+
+// TestARestoredLedgerIsRefused: it has forgotten a decision that was signed. With
+// it, the key service would sign an abort of the released round.
+func TestARestoredLedgerIsRefused(t *testing.T) {
+	for name, tamper := range map[string]func(d *desk){
+		"the ledger alone":           func(*desk) {},
+		"the ledger without epoch":   func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "epoch")) },
+		"the ledger without keys":    func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "keys")) },
+		"the epoch's file is broken": func(d *desk) { d.write("epoch/epoch.json", []byte("{")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, backup, _ := released(t)
+			d.write("ledger.db", backup)
+			tamper(d)
+			want(t, "starting", d.tryOpen(), errs.ErrRestored)
+			want(t, "starting again", d.tryOpen(), errs.ErrRestored)
+		})
+	}
+}
+
+// TestARecoveredKeyServiceContradictsNothing: every task of before is given up,
+// and new ones work.
+func TestARecoveredKeyServiceContradictsNothing(t *testing.T) {
+	d, backup, spec := released(t)
+	want(t, "recovering what is whole", d.recover(), errs.ErrState)
+	d.write("ledger.db", backup)
+	if err := d.recover(); err != nil {
+		t.Fatal(err)
+	}
+	d.open()
+	if d.vault() != 0 {
+		t.Fatal("keys of lost rounds are left")
+	}
+	aggregator := as(identity.Aggregator, "sum")
+	_, err := d.Abort(aggregator, d.toAbort(0, spec, "test", d.aggregator))
+	want(t, "an abort of the released round", err, errs.ErrLost)
+	_, err = d.OpenRound(aggregator, d.toOpen(1, d.task.InitialModel, d.aggregator))
+	want(t, "a further round", err, errs.ErrLost)
+	if e := d.events(); e[audit.Aborted] != 0 || e[audit.Lost] != 1 || e[audit.Recovered] != 1 {
+		t.Fatalf("%v", e)
+	}
+	again := *d.task
+	again.Name, again.Nonce = "u", [32]byte{9}
+	d.task = &again
+	d.create()
+	in := d.toOpen(0, d.task.InitialModel, d.aggregator)
+	in.Task = "u"
+	reply, err := d.OpenRound(aggregator, in)
+	if err != nil || reply.Spec == nil {
+		t.Fatal("a new task opens no round", err)
+	}
+}
+
+// TestARoundWithoutItsKeyIsLost, never aborted by signature: a ledger that is up
+// to date beside a vault that is not.
+func TestARoundWithoutItsKeyIsLost(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	s := d.round(0, d.task.InitialModel)
+	d.gifts(s, "a", "b", "c")
+	aggregator := as(identity.Aggregator, "sum")
+	if err := os.RemoveAll(filepath.Join(d.folder, "keys")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Abort(aggregator, d.toAbort(0, task.DigestOf(s), "test", d.aggregator))
+	want(t, "an abort", err, errs.ErrLost)
+	d.restart()
+	_, err = d.Abort(aggregator, d.toAbort(0, task.DigestOf(s), "test", d.aggregator))
+	want(t, "an abort after a restart", err, errs.ErrLost)
+	_, err = d.OpenRound(aggregator, d.toOpen(1, d.task.InitialModel, d.aggregator))
+	want(t, "the next round", err, errs.ErrLost)
+	g := d.gift(s, "d", 4)
+	_, err = d.Deposit(as(identity.Client, "d"), g.in)
+	want(t, "a deposit", err, errs.ErrLost)
+	if e := d.events(); e[audit.Aborted] != 0 || e[audit.Lost] != 1 {
+		t.Fatalf("%v", e)
+	}
+}
+
+// TestTwoCopiesOfAKeyServiceAreNoticed by the checkpoints that clients show, in
+// the round that follows.
+func TestTwoCopiesOfAKeyServiceAreNoticed(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	d.stop()
+	twin := *d
+	twin.folder, twin.log = t.TempDir(), &bytes.Buffer{}
+	if err := os.CopyFS(twin.folder, os.DirFS(d.folder)); err != nil {
+		t.Fatal(err)
+	}
+	d.open()
+	twin.open()
+	seen := func(d *desk) string {
+		reply, err := d.Audit(context.Background(), &pb.AuditRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply.Checkpoint
+	}
+	announce := func(d *desk, s *task.RoundSpec, client, checkpoint string) error {
+		a := &task.Announcement{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest}
+		_, err := d.Announce(as(identity.Client, client), &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint})
+		return err
+	}
+	first, second := d.round(0, d.task.InitialModel), twin.round(0, d.task.InitialModel)
+	if task.DigestOf(first) == task.DigestOf(second) {
+		t.Fatal("the copies are not two")
+	}
+	if err := announce(d, first, "a", seen(d)); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "a checkpoint of the other copy", announce(&twin, second, "a", seen(d)), errs.ErrRestored)
+	want(t, "whoever comes next", announce(&twin, second, "b", ""), errs.ErrRestored)
+	twin.stop()
+	want(t, "starting again", twin.tryOpen(), errs.ErrRestored)
+	if err := twin.recover(); err != nil {
+		t.Fatal(err)
+	}
+	twin.open()
+	if err := announce(d, first, "b", "nobody signed this"); err == nil {
+		t.Fatal("a checkpoint without a signature is taken")
+	}
+}
+
+// TestDestroyedKeysAreOverwrittenWhereTheyLay: whoever still has the file open,
+// as a disk has its blocks, finds zeros.
+func TestDestroyedKeysAreOverwrittenWhereTheyLay(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	gifts := d.gifts(d.round(0, d.task.InitialModel), "a", "b", "c")
+	entries, err := os.ReadDir(filepath.Join(d.folder, "keys"))
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	f, err := os.Open(filepath.Join(d.folder, "keys", entries[0].Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := d.ask(manifest(gifts)); err != nil {
+		t.Fatal(err)
+	}
+	after, err := io.ReadAll(f)
+	if err != nil || len(after) == 0 || !bytes.Equal(after, make([]byte, len(after))) {
+		t.Fatalf("%d bytes are left of a destroyed key: %v", len(bytes.Trim(after, "\x00")), err)
+	}
+}
+
+// TestSealedSeedsLeaveTheLedgersFiles with the decision: its write-ahead log and
+// its free pages too, while the service runs.
+func TestSealedSeedsLeaveTheLedgersFiles(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	gifts := d.gifts(d.round(0, d.task.InitialModel), "a", "b", "c")
+	files := func() (all []byte) {
+		for _, name := range []string{"ledger.db", "ledger.db-wal"} {
+			b, err := os.ReadFile(filepath.Join(d.folder, name))
+			if err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			all = append(all, b...)
+		}
+		return all
+	}
+	seed := func(g *gift) []byte { return g.in.Sealed[len(g.in.Sealed)-48:] } // the ciphertext of the seed
+	for _, g := range gifts {
+		if !bytes.Contains(files(), seed(g)) {
+			t.Fatal("the test looks in the wrong place")
+		}
+	}
+	if _, err := d.ask(manifest(gifts)); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range gifts {
+		if bytes.Contains(files(), seed(g)) {
+			t.Fatalf("the sealed seed of %s is still in the ledger's files", g.Client)
+		}
+	}
+}
+
+// TestTheKeyEncryptionKeyRotates, also when it is interrupted half-way.
+func TestTheKeyEncryptionKeyRotates(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	gifts := d.gifts(d.round(0, d.task.InitialModel), "a", "b", "c")
+	d.stop()
+	path, old := filepath.Join(d.folder, "kek"), d.read("kek")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d.write("kek.next", bytes.Repeat([]byte{5}, 32)) // as if it had been interrupted
+	want(t, "starting in between", kms.CheckKEK(path), errs.ErrConfig)
+	n, err := kms.RotateKEK(path, filepath.Join(d.folder, "keys"))
+	if err != nil || n != 1 || bytes.Equal(d.read("kek"), old) {
+		t.Fatalf("%d keys: %v", n, err)
+	}
+	left, err := io.ReadAll(f)
+	if err != nil || !bytes.Equal(left, make([]byte, 32)) {
+		t.Fatal("the old key-encryption key is still on the disk", err)
+	}
+	if err := kms.CheckKEK(path); err != nil {
+		t.Fatal(err)
+	}
+	d.open()
+	if _, err := d.ask(manifest(gifts)); err != nil {
+		t.Fatal("the round cannot be decided under the new key", err)
+	}
+	_, err = kms.RotateKEK(filepath.Join(d.folder, "none"), filepath.Join(d.folder, "keys"))
+	want(t, "a key-encryption key that does not exist", err, errs.ErrConfig)
+}
+
+// TestNobodySealsToALowOrderKey: such a key parses, and fails when it is used.
+func TestNobodySealsToALowOrderKey(t *testing.T) {
+	k, err := envelope.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	low := bytes.Clone(k.Public())
+	clear(low[len(low)-32:])
+	want(t, "checking it", envelope.CheckPublic(low), errs.ErrCanonical)
+}
