@@ -747,6 +747,26 @@ OBJECTS: dict[str, list[Any]] = {
     ],
     "addressee": [("spec", "d"), ("manifest", "d"), ("client", "text")],
 }
+# What a cohort says of itself. A name that ends in -2 is of version 2.
+COHORT: dict[str, list[Any]] = {
+    "announcement": [("spec", "d"), ("client", "text"), ("model", "d")],
+    "deposit-2": [*OBJECTS["deposit"], ("weight", "u32")],
+    "report": [
+        ("spec", "d"),
+        ("client", "text"),
+        ("opening", "u8"),
+        ("result", "d"),
+        ("sums", "d"),
+    ],
+    "verdict": [
+        ("spec", "d"),
+        ("opening", "u8"),
+        ("result", "d"),
+        ("sums", "d"),
+        ("agree", "u32"),
+        ("cohort", "u32"),
+    ],
+}
 OBJECTS["private-task"] = [
     *OBJECTS["task"],
     ("clip", "f64"),
@@ -802,11 +822,17 @@ def read(kind: Any, raw: bytes) -> bytes | None:
     return raw[size:] if len(raw) >= size else None
 
 
+def tag_of(name: str) -> bytes:
+    """Return the tag that an object begins with."""
+    base = name.removesuffix("-2")
+    return write("text", f"cryptflow/v{1 if base == name else 2}/{base}")
+
+
 def is_object(name: str, raw: bytes) -> bool:
     """Say whether a byte string has the form of an object."""
-    tag = write("text", "cryptflow/v1/" + name)
+    tag = tag_of(name)
     rest: bytes | None = raw[len(tag) :] if raw.startswith(tag) else None
-    for _, kind in OBJECTS[name]:
+    for _, kind in (OBJECTS | COHORT)[name]:
         if rest is not None:
             rest = read(kind, rest)
     return rest == b""
@@ -817,8 +843,7 @@ def is_object(name: str, raw: bytes) -> bool:
 EXTENSIONS: dict[int, list[Any]] = {
     1: OBJECTS["private-task"][len(OBJECTS["task"]) :],
     2: [],
-    3: [("absent", "u32")],
-    4: [("trim", "u32")],
+    3: [("trim", "u32")],
 }
 
 
@@ -914,15 +939,15 @@ def signed(public: bytes, message: bytes, signature: bytes) -> bool:
     return s < ORDER and times(s, base) == right
 
 
-def canonical() -> None:
-    """Check canonical.json."""
+def canonical(file: str, objects: dict[str, list[Any]]) -> None:
+    """Check canonical.json or cohort.json."""
     seen = set()
-    for case in load("canonical.json"):
+    for case in load(file):
         name, raw = case["object"], bytes.fromhex(case["bytes"])
         seen.add(name)
-        fields = OBJECTS[name]
+        fields = objects[name]
         check({f for f, _ in fields} == set(case["fields"]), f"fields of a {name}")
-        own = write("text", "cryptflow/v1/" + name)
+        own = tag_of(name)
         own += b"".join(write(kind, case["fields"][field]) for field, kind in fields)
         check(own == raw and is_object(name, raw), f"canonical {name}")
         check(hashlib.sha256(raw).hexdigest() == case["sha256"], f"digest of a {name}")
@@ -934,7 +959,7 @@ def canonical() -> None:
         for bad in case.get("malformed", []):
             text = bytes.fromhex(bad["bytes"])
             check(not is_object(name, text), f"malformed {name} ({bad['why']})")
-    check(seen == set(OBJECTS), "canonical objects")
+    check(seen == set(objects), "canonical objects")
 
 
 def head_of(leaves: list[bytes]) -> bytes:
@@ -1040,12 +1065,13 @@ def main() -> None:
     slots(rings)
     streams()
     components(rings)
-    canonical()
+    canonical("canonical.json", OBJECTS)
+    canonical("cohort.json", COHORT)
     extensions()
     digests()
     print(
         "verified: expander, sampler, streams, lanes, frames, malformed, components, "
-        "rounds, slots, canonical, extensions, digests"
+        "rounds, slots, canonical, cohort, extensions, digests"
     )
 
 

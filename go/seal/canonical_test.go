@@ -122,6 +122,14 @@ func canonicalCases() map[string]canonicalCase {
 			object{"spec": d.String(), "manifest": m.String(), "root": digestNamed("root").String(), "frames": 7, "terms": 2}, parser(task.ParseResult)},
 		"release": {&task.Release{Spec: d, Manifest: m, Mode: params.SumKey, Terms: 2, Weights: 2, Squares: 2, Secret: []int32{0, -1, 40, -80}},
 			object{"spec": d.String(), "manifest": m.String(), "mode": params.SumKey, "terms": 2, "weights": 2, "squares": 2, "secret": []int32{0, -1, 40, -80}}, parser(task.ParseRelease)},
+		"announcement": {&task.Announcement{Spec: d, Client: "a", ModelDigest: spec.ModelDigest},
+			object{"spec": d.String(), "client": "a", "model": spec.ModelDigest.String()}, parser(task.ParseAnnouncement)},
+		"deposit-2": {&task.Deposit{Spec: d, Client: "a", ModelDigest: spec.ModelDigest, Root: digestNamed("root a"), Weight: 255},
+			object{"spec": d.String(), "client": "a", "model": spec.ModelDigest.String(), "root": digestNamed("root a").String(), "weight": 255}, parser(task.ParseDeposit)},
+		"report": {&task.Report{Spec: d, Client: "a", Opening: task.Opened, Result: digestNamed("result"), Sums: digestNamed("sums")},
+			object{"spec": d.String(), "client": "a", "opening": task.Opened, "result": digestNamed("result").String(), "sums": digestNamed("sums").String()}, parser(task.ParseReport)},
+		"verdict": {&task.Verdict{Spec: d, Opening: task.NotOpened, Agree: 3, Cohort: 4},
+			object{"spec": d.String(), "opening": task.NotOpened, "result": task.Digest{}.String(), "sums": task.Digest{}.String(), "agree": 3, "cohort": 4}, parser(task.ParseVerdict)},
 		"addressee": {&task.Addressee{Spec: d, Manifest: m, Client: "a"}, object{"spec": d.String(), "manifest": m.String(), "client": "a"}, nil},
 	}
 }
@@ -130,11 +138,26 @@ func canonicalCases() map[string]canonicalCase {
 // bytes, their digest and an Ed25519 signature over them, and byte strings that
 // are no objects.
 func TestCanonicalVectors(t *testing.T) {
+	names := []string{"layout", "task", "private-task", "spec", "manifest", "receipt", "deposit", "decision", "result", "release", "addressee"}
+	vectors(t, "canonical.json", "what parties sign, by its fields and as bytes: docs/canonical.md", canonicalVectors(t, names))
+}
+
+// TestCohortVectors: what a cohort says of itself, in the same form.
+func TestCohortVectors(t *testing.T) {
+	names := []string{"announcement", "deposit-2", "report", "verdict"}
+	vectors(t, "cohort.json", "what clients announce, deposit and report, and the verdict: docs/canonical.md", canonicalVectors(t, names))
+}
+
+func canonicalVectors(t *testing.T, names []string) (cases []object) {
+	t.Helper()
 	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
-	var cases []object
 	all := canonicalCases()
-	for _, name := range []string{"layout", "task", "private-task", "spec", "manifest", "receipt", "deposit", "decision", "result", "release", "addressee"} {
+	for _, name := range names {
 		c := all[name]
+		base, version, other := strings.TrimSuffix(name, "-2"), "/v1/", "/v2/"
+		if base != name {
+			version, other = other, version
+		}
 		signed := task.Sign(c.object, private)
 		one := object{
 			"object": name, "fields": c.fields, "bytes": hex.EncodeToString(signed.Bytes), "sha256": signed.Digest().String(),
@@ -147,11 +170,11 @@ func TestCanonicalVectors(t *testing.T) {
 			malformed := []object{}
 			for why, bad := range map[string][]byte{
 				"a byte less": signed.Bytes[:len(signed.Bytes)-1], "a byte more": append(bytes.Clone(signed.Bytes), 0),
-				"another tag":      bytes.Replace(signed.Bytes, []byte("/v1/"), []byte("/v2/"), 1),
+				"another tag":      bytes.Replace(signed.Bytes, []byte(version), []byte(other), 1),
 				"a huge length":    append([]byte{0xff, 0xff, 0xff, 0xff}, signed.Bytes[4:]...),
 				"nothing":          {},
-				"the tag alone":    signed.Bytes[:4+len("cryptflow/v1/")+len(name)],
-				"a big-endian tag": append([]byte{0, 0, 0, byte(len("cryptflow/v1/") + len(name))}, signed.Bytes[4:]...),
+				"the tag alone":    signed.Bytes[:4+len("cryptflow/v1/")+len(base)],
+				"a big-endian tag": append([]byte{0, 0, 0, byte(len("cryptflow/v1/") + len(base))}, signed.Bytes[4:]...),
 			} {
 				if err := c.parse(bad); !errors.Is(err, errs.ErrCanonical) {
 					t.Errorf("%s, %s: %v", name, why, err)
@@ -163,7 +186,7 @@ func TestCanonicalVectors(t *testing.T) {
 		}
 		cases = append(cases, one)
 	}
-	vectors(t, "canonical.json", "what parties sign, by its fields and as bytes: docs/canonical.md", cases)
+	return cases
 }
 
 // TestDigestVectors: roots of trees over frames, model digests and tickets.
