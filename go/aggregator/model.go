@@ -86,7 +86,7 @@ func (s *Service) store(name string) (done func()) {
 
 // PutModel stores a task's first model. A stream without values says that
 // every client brings the model, whose digest the task names.
-func (s *Service) PutModel(stream grpc.ClientStreamingServer[pb.ModelPart, pb.Empty]) error {
+func (s *Service) PutModel(stream parts) error {
 	ctx := stream.Context()
 	part, err := stream.Recv()
 	if err != nil {
@@ -125,8 +125,10 @@ func (s *Service) PutModel(stream grpc.ClientStreamingServer[pb.ModelPart, pb.Em
 	return stream.SendAndClose(&pb.Empty{})
 }
 
+type parts = grpc.ClientStreamingServer[pb.ModelPart, pb.Empty]
+
 // keepModel writes what arrives, whole or not at all.
-func (s *Service) keepModel(stream grpc.ClientStreamingServer[pb.ModelPart, pb.Empty], t *task.Task, part *pb.ModelPart) error {
+func (s *Service) keepModel(stream parts, t *task.Task, part *pb.ModelPart) error {
 	segment, err := s.c.Blobs.Create(stream.Context(), modelBlob(task.DigestOf(t)))
 	if err != nil {
 		return err

@@ -35,7 +35,8 @@ func (a *Admin) CreateTask(ctx context.Context, q TaskRequest, model []float32) 
 	}
 	who := or(q.InitialModel, modelStored)
 	if who != modelStored && who != modelBrought {
-		return nil, fmt.Errorf("initial_model is %q; it is %s or %s: %w", q.InitialModel, modelStored, modelBrought, errs.ErrArgument)
+		return nil, fmt.Errorf("initial_model is %q; it is %s or %s: %w",
+			q.InitialModel, modelStored, modelBrought, errs.ErrArgument)
 	}
 	aggregator, err := a.Rounds.Info(ctx, &pb.Empty{})
 	if err != nil {
@@ -157,7 +158,8 @@ func (a *Admin) unfinished(ctx context.Context, t *task.Task) (task.Signed, erro
 // WaitsForModel says whether a task's creation is not finished.
 func WaitsForModel(s *pb.TaskStatus) bool {
 	r := s.GetRound()
-	return !s.HasModel && s.Ended == "" && r.GetRound() == 0 && r.GetReason() != "" && r.GetState() != pb.RoundState_ABORTED
+	waits := r.GetRound() == 0 && r.GetReason() != "" && r.GetState() != pb.RoundState_ABORTED
+	return waits && !s.HasModel && s.Ended == ""
 }
 
 // putModel sends the first model's values. None say that every client brings

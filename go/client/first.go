@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +51,7 @@ func (x *Client) InitialModel(ctx context.Context, out []float32) (bool, error) 
 		}
 		h.Write(part.Values)
 		for i := 0; i < len(part.Values); i += 4 {
-			out[at] = math.Float32frombits(uint32(part.Values[i]) | uint32(part.Values[i+1])<<8 | uint32(part.Values[i+2])<<16 | uint32(part.Values[i+3])<<24)
+			out[at] = math.Float32frombits(binary.LittleEndian.Uint32(part.Values[i:]))
 			at++
 		}
 	}
@@ -90,7 +91,8 @@ func (x *Client) begun() error {
 	defer x.mu.Unlock()
 	if x.owing && x.model == x.task.InitialModel {
 		return fmt.Errorf("the aggregator keeps no first model of task %s, and nobody has compared this client's weights "+
-			"with the digest that the admin signed; pass them to check_initial_model first: %w", x.task.Name, errs.ErrModelMismatch)
+			"with the digest that the admin signed; pass them to check_initial_model first: %w",
+			x.task.Name, errs.ErrModelMismatch)
 	}
 	return nil
 }

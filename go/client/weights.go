@@ -52,16 +52,17 @@ func roundedWeights(t *task.Task, m *task.Manifest) float64 {
 		return 0
 	}
 	public := t.PublicWeightCap()
-	scale, sum := float64(t.WeightCap)/float64(public), 0.0
+	sum := 0.0
 	for _, e := range m.Entries {
 		sum += float64(e.Weight)
 	}
 	examples, off := 0.0, 0.0
 	for _, e := range m.Entries {
 		least, largest := examplesOf(e.Weight, t.WeightCap, public)
-		w := float64(e.Weight)
-		delta := max(math.Abs(float64(least)-scale*w), math.Abs(float64(largest)-scale*w))
-		off += (1 - w/sum) * delta
+		// P·δ is an integer below 2^34: nothing cancels.
+		middle, p := int64(t.WeightCap)*int64(e.Weight), int64(public)
+		delta := max(middle-p*int64(least), p*int64(largest)-middle)
+		off += (1 - float64(e.Weight)/sum) * float64(delta) / float64(public)
 		examples += float64(least)
 	}
 	return min(2, 2*off/examples)

@@ -36,7 +36,9 @@ func (b *breaking) CreateTask(ctx context.Context, in *pb.Signed, o ...grpc.Call
 	return b.AggregatorServiceClient.CreateTask(ctx, in, o...)
 }
 
-func (b *breaking) PutModel(ctx context.Context, o ...grpc.CallOption) (grpc.ClientStreamingClient[pb.ModelPart, pb.Empty], error) {
+type parts = grpc.ClientStreamingClient[pb.ModelPart, pb.Empty]
+
+func (b *breaking) PutModel(ctx context.Context, o ...grpc.CallOption) (parts, error) {
 	if b.put != nil {
 		if err := b.put(); err != nil {
 			return nil, err
@@ -47,7 +49,8 @@ func (b *breaking) PutModel(ctx context.Context, o ...grpc.CallOption) (grpc.Cli
 
 func creation(t *testing.T, w *world) (client.TaskRequest, []float32) {
 	t.Helper()
-	q := client.TaskRequest{Name: "t", Ranges: "fixed", Rounds: 1, Layout: []client.TensorSpec{{Name: "a", Shape: []uint64{100_000}}}}
+	layout := []client.TensorSpec{{Name: "a", Shape: []uint64{100_000}}}
+	q := client.TaskRequest{Name: "t", Ranges: "fixed", Rounds: 1, Layout: layout}
 	for i := range w.Clients {
 		q.Members = append(q.Members, client.MemberSpec{Name: service.ClientName(i)})
 	}
@@ -233,7 +236,8 @@ func TestAFullDiskDelaysACreation(t *testing.T) {
 		}
 	}
 	restart(1 << 30)
-	if _, err := w.admin(t).CreateTask(t.Context(), q, model); !errors.Is(err, errs.ErrDiskFull) || !strings.Contains(err.Error(), "create it again") {
+	_, err := w.admin(t).CreateTask(t.Context(), q, model)
+	if !errors.Is(err, errs.ErrDiskFull) || !strings.Contains(err.Error(), "create it again") {
 		t.Fatalf("on a full disk: %v", err)
 	}
 	if _, err := w.dial(t, 0); !errors.Is(err, errs.ErrTaskCreating) {
@@ -275,7 +279,8 @@ func TestClientsThatBringTheModelProveIt(t *testing.T) {
 		}
 		digest := func(v []float32) string { return task.InitialModel(task.DigestOf(x.Task().Layout), v).Short() }
 		err = x.HoldsInitialModel(other)
-		if !errors.Is(err, errs.ErrModelMismatch) || !strings.Contains(err.Error(), digest(model)) || !strings.Contains(err.Error(), digest(other)) {
+		named := err != nil && strings.Contains(err.Error(), digest(model)) && strings.Contains(err.Error(), digest(other))
+		if !errors.Is(err, errs.ErrModelMismatch) || !named {
 			t.Errorf("other weights: %v", err)
 		}
 		if _, err := x.Average(t.Context(), u, mean, quiet); !errors.Is(err, errs.ErrModelMismatch) {

@@ -12,7 +12,8 @@ import (
 func TestTheStatedBoundIsAboutTheExamplesGiven(t *testing.T) {
 	const n = 500
 	w := newWorld(t, 3, 3)
-	w.create(t, client.TaskRequest{Mode: "shared-key", WeightCap: 1000, Rounds: 2, Layout: []client.TensorSpec{{Name: "a", Shape: []uint64{n}}}}, make([]float32, n))
+	layout := []client.TensorSpec{{Name: "a", Shape: []uint64{n}}}
+	w.create(t, client.TaskRequest{Mode: "shared-key", WeightCap: 1000, Rounds: 2, Layout: layout}, make([]float32, n))
 	rng := rand.New(rand.NewPCG(22, 1))
 	members := make([]*client.Client, 3)
 	for i := range members {
@@ -24,7 +25,8 @@ func TestTheStatedBoundIsAboutTheExamplesGiven(t *testing.T) {
 			updates[i], means[i] = noise(rng, n), make([]float32, n)
 		}
 		together(t, 3, func(i int) error {
-			r, err := members[i].Average(t.Context(), client.Update{Values: updates[i], Examples: int64(weights[i])}, means[i], quiet)
+			u := client.Update{Values: updates[i], Examples: int64(weights[i])}
+			r, err := members[i].Average(t.Context(), u, means[i], quiet)
 			if err == nil {
 				bounds[i] = r.StatedBound
 			}
