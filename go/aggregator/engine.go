@@ -138,7 +138,8 @@ func (s *Service) update(ctx context.Context, p *place, change func(w storage.Wr
 // open has the key service sign the round's specification.
 func (s *Service) open(ctx context.Context, p *place) error {
 	request := &task.OpenRequest{Task: task.DigestOf(p.task), Round: p.n, Model: task.Digest(p.row.Model)}
-	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{Task: p.task.Name, Round: p.n, Model: p.row.Model, Signature: task.Sign(request, s.c.Signing).Signature})
+	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{Task: p.task.Name, Round: p.n, Model: p.row.Model,
+		Signature: task.Sign(request, s.c.Signing).Signature})
 	if err != nil {
 		return rpc.FromStatus(err, "key service")
 	}
@@ -262,7 +263,8 @@ func (s *Service) abort(ctx context.Context, p *place, reason string) error {
 		spec := p.round.spec()
 		var err error
 		request := &task.AbortRequest{Task: task.DigestOf(p.task), Round: p.n, Spec: spec, Reason: reason}
-		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason, Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
+		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason,
+			Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
 			return rpc.FromStatus(err, "key service")
 		}
 		d, err := s.decision(p, reply)

@@ -139,7 +139,8 @@ func (s *Service) giveUp(spec task.Digest, client string) {
 }
 
 // newTransfer begins an upload that nobody knows of yet.
-func (s *Service) newTransfer(ctx context.Context, spec task.Digest, client string, g frame.Geometry) (*transfer, error) {
+func (s *Service) newTransfer(ctx context.Context, spec task.Digest, client string,
+	g frame.Geometry) (*transfer, error) {
 	var random [16]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, fmt.Errorf("naming an upload: %w", errs.ErrInternal)

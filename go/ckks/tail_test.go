@@ -26,7 +26,8 @@ func TestTheTailThatIsCut(t *testing.T) {
 	cut, _ := tail.Quo(tail, total).Float64()
 	bits, reach := math.Log2(cut), float64(largest)/params.Sigma
 	t.Logf("the support ends at %.4fσ, beyond lies 2^%.4f", reach, bits)
-	want := fmt.Sprintf("The support ends at %d = %.2fσ; what is cut off has probability 2^%.1f a sample", largest, reach, bits)
+	want := fmt.Sprintf("The support ends at %d = %.2fσ; what is cut off has probability 2^%.1f a sample", largest,
+		reach, bits)
 	page, err := os.ReadFile("../../docs/spec.md")
 	if err != nil {
 		t.Fatal(err)

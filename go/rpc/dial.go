@@ -35,7 +35,8 @@ func (f *fresh) now() credentials.TransportCredentials {
 	return credentials.NewTLS(f.c.Client(f.service))
 }
 
-func (f *fresh) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (f *fresh) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn,
+	credentials.AuthInfo, error) {
 	return f.now().ClientHandshake(ctx, authority, c)
 }
 

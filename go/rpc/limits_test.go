@@ -47,7 +47,8 @@ func limited(t *testing.T, l Limits, w *waits) func() *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	load := func(role identity.Role, hosts ...string) *identity.Credentials {
-		crt, key, err := ca.Issue(t.TempDir(), identity.Identity{Domain: "d", Role: role, Name: "x"}, hosts, time.Minute, time.Now())
+		crt, key, err := ca.Issue(t.TempDir(), identity.Identity{Domain: "d", Role: role, Name: "x"}, hosts,
+			time.Minute, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +93,8 @@ func TestOneIdentityHasSoManyCalls(t *testing.T) {
 		}()
 		<-w.entered
 	}
-	if _, err := pb.NewKeyServiceClient(conns[0]).Info(t.Context(), &pb.Empty{}); !errors.Is(FromStatus(err, "x"), errs.ErrLimit) {
+	if _, err := pb.NewKeyServiceClient(conns[0]).Info(t.Context(), &pb.Empty{}); !errors.Is(FromStatus(err, "x"),
+		errs.ErrLimit) {
 		t.Fatalf("one more: %v", err)
 	}
 	close(w.release)
@@ -121,7 +123,8 @@ func TestOneIdentityHasSoManyConnections(t *testing.T) {
 	}()
 	<-w.entered
 	for range l.Connections {
-		if _, err := healthpb.NewHealthClient(dial()).Check(t.Context(), &healthpb.HealthCheckRequest{}); status.Code(err) != codes.Unimplemented {
+		if _, err := healthpb.NewHealthClient(dial()).Check(t.Context(),
+			&healthpb.HealthCheckRequest{}); status.Code(err) != codes.Unimplemented {
 			t.Fatal(err)
 		}
 	}

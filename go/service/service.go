@@ -272,7 +272,8 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 	s, err := kms.New(kms.Config{
 		Name: b.credentials.Self.Name, Version: version, Signing: signing, Admins: admins,
 		Gate: kms.Gate{Floor: c.Floor}, Ledger: ledger, Keys: filepath.Join(c.Data, "keys"), Wrapper: kek,
-		ReleaseLife: time.Duration(c.ReleaseSeconds) * time.Second, RoundLife: time.Duration(c.RoundSeconds) * time.Second, Log: b.log,
+		ReleaseLife: time.Duration(c.ReleaseSeconds) * time.Second, RoundLife: time.Duration(c.RoundSeconds) * time.Second,
+		Log: b.log,
 	})
 	if err != nil {
 		return fail(err)
