@@ -10,7 +10,7 @@ SOURCES = $(shell git ls-files go cryptflow_py python setup.py pyproject.toml go
 export CRYPTFLOW_LOAD := $(shell cut -d ' ' -f 1 /proc/loadavg)
 
 .DEFAULT_GOAL := help
-.PHONY: help ci build lint test test-go test-python test-vectors test-notebooks demo fuzz samplers noise timing race cgocheck kill memory bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli wheel proto fmt clean
+.PHONY: help ci build lint test test-go test-python test-vectors test-notebooks demo fuzz samplers noise timing race cgocheck kill memory attacks bench bench-models bench-billion bench-shares bench-page build-bench bench-round study study-page docs docs-cli wheel proto fmt clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -97,6 +97,11 @@ kill: ## kill services at random moments of RUNS seeded rounds
 MIB ?= 512
 memory: ## the aggregator's memory with contributions of MIB mebibytes
 	CRYPTFLOW_MEMORY_MIB=$(MIB) $(GO) test ./go/faults -run Memory -count 1 -timeout 1h -v
+
+SIEGE ?= 120
+attacks: ## run every attack of docs/attacks.md against running services, the siege for SIEGE seconds
+	CRYPTFLOW_SOAK_SECONDS=$(SIEGE) $(GO) test ./go/attacks -count 1 -timeout 1h -v | grep -v -e '^=== ' -e '^time='
+	$(GO) test ./go/rpc ./go/arrowio ./go/identity ./go/kms ./go/audit ./go/service ./go/cmd/cryptflow -count 1
 
 bench: build-bench ## measure the core beside its peers into benchmarks/results/core.json
 	$(BIN)/python benchmarks/core.py $(if $(OPENFHE_PYTHON),--openfhe-python $(OPENFHE_PYTHON))

@@ -331,7 +331,8 @@ func (s *Service) abort(ctx context.Context, p *place, reason string) error {
 		spec := p.round.spec()
 		var err error
 		request := &task.AbortRequest{Task: task.DigestOf(p.task), Round: p.n, Spec: spec, Reason: reason}
-		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason, Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
+		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason,
+			Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
 			return rpc.FromStatus(err, "key service")
 		}
 		d, err := s.decision(p, reply)

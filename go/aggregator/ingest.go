@@ -85,16 +85,32 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	if u, err = s.newTransfer(ctx, spec, caller.Name, g); err != nil {
 		return nil, err
 	}
+	u = s.register(u)
+	// The round may have been sealed since it was looked at.
+	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
+		if p, err = find(ctx, r, in.Spec); err != nil {
+			return err
+		}
+		return p.ended()
+	}); err != nil {
+		s.giveUp(spec, caller.Name)
+		return nil, err
+	}
+	return &pb.UploadInfo{Upload: u.id, Next: uint32(u.Next()), Locations: here(ctx)}, nil
+}
+
+// register makes an upload known, unless another call of its client was first.
+func (s *Service) register(u *transfer) *transfer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, x := range s.uploads {
-		if x.spec == spec && x.client == caller.Name && !x.dead() { // another call of this client was first
+	for _, x := range s.uploads {
+		if x.spec == u.spec && x.client == u.client && !x.dead() {
 			_ = u.Abort() // its file is removed at the next start at the latest
-			return &pb.UploadInfo{Upload: id, Next: uint32(x.Next()), Locations: here(ctx)}, nil
+			return x
 		}
 	}
 	s.uploads[u.id] = u
-	return &pb.UploadInfo{Upload: u.id, Locations: here(ctx)}, nil
+	return u
 }
 
 // uploadOf is a client's upload in a round, if one goes on, and how many it
@@ -133,7 +149,8 @@ func (s *Service) giveUp(spec task.Digest, client string) {
 }
 
 // newTransfer begins an upload that nobody knows of yet.
-func (s *Service) newTransfer(ctx context.Context, spec task.Digest, client string, g frame.Geometry) (*transfer, error) {
+func (s *Service) newTransfer(ctx context.Context, spec task.Digest, client string,
+	g frame.Geometry) (*transfer, error) {
 	var random [16]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, fmt.Errorf("naming an upload: %w", errs.ErrInternal)

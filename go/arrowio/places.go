@@ -37,7 +37,8 @@ const (
 )
 
 func newPlaces(size int, patience time.Duration) *places {
-	return &places{size: size, patience: patience, taken: map[*seat]struct{}{}, slow: map[*seat]struct{}{}, spent: map[string]time.Duration{}}
+	return &places{size: size, patience: patience, taken: map[*seat]struct{}{}, slow: map[*seat]struct{}{},
+		spent: map[string]time.Duration{}}
 }
 
 // seat is one stream's claim to a place.
@@ -188,7 +189,8 @@ func (p *places) reclaim(now time.Time) {
 			if now.Sub(s.moved) < p.patience {
 				continue
 			}
-			if worst == nil || holds[s.who] > holds[worst.who] || holds[s.who] == holds[worst.who] && s.moved.Before(worst.moved) {
+			if worst == nil || holds[s.who] > holds[worst.who] ||
+				holds[s.who] == holds[worst.who] && s.moved.Before(worst.moved) {
 				worst = s
 			}
 		}

@@ -71,7 +71,8 @@ func TestSlowReadersHoldNobodyUp(t *testing.T) {
 	begun := make(chan struct{}, 300)
 	conn := serveSinks(t, all, l, watch{begins: func() { begun <- struct{}{} }})
 	for i := range 60 {
-		if _, err := flight.NewFlightServiceClient(conn).DoGet(by(t.Context(), fmt.Sprint("hostile ", i%8)), &flight.Ticket{Ticket: []byte("u")}); err != nil {
+		if _, err := flight.NewFlightServiceClient(conn).DoGet(by(t.Context(), fmt.Sprint("hostile ", i%8)),
+			&flight.Ticket{Ticket: []byte("u")}); err != nil {
 			t.Fatal(err)
 		}
 		<-begun

@@ -35,7 +35,8 @@ type siege struct {
 
 func newSiege(t *testing.T, attackers int, rounds uint32) *siege {
 	t.Helper()
-	s := &siege{world: newWorld(t, honest+attackers), peaks: map[string]int64{}, values: 60_000, done: map[string]*atomic.Int64{}}
+	s := &siege{world: newWorld(t, honest+attackers), peaks: map[string]int64{}, values: 60_000,
+		done: map[string]*atomic.Int64{}}
 	s.create(t, "t", 0, honest, s.values, rounds+1)
 	s.create(t, "theirs", honest, honest+attackers, s.values, 1)
 	s.honest = s.members(t, "t", 0, honest)

@@ -66,12 +66,14 @@ func named(ctx context.Context, a *attacker, upload string) {
 	if err != nil {
 		return
 	}
-	_ = s.Send(&flight.FlightData{FlightDescriptor: &flight.FlightDescriptor{Type: flight.DescriptorPATH, Path: []string{upload}}})
+	_ = s.Send(&flight.FlightData{FlightDescriptor: &flight.FlightDescriptor{Type: flight.DescriptorPATH,
+		Path: []string{upload}}})
 }
 
 // begun is an upload in the attackers' own task.
 func (a *attacker) begun(ctx context.Context, fresh bool) string {
-	s, err := a.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: "theirs", Latest: true, State: pb.RoundState_KEYED, Seconds: 1})
+	s, err := a.rounds.AwaitRound(ctx, &pb.AwaitRequest{Task: "theirs", Latest: true, State: pb.RoundState_KEYED,
+		Seconds: 1})
 	if err != nil {
 		return ""
 	}
@@ -146,7 +148,8 @@ func manyConnections(_ context.Context, a *attacker, n int) func() {
 			continue
 		}
 		if i%4 != 0 {
-			s := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
+			s := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair},
+				NextProtos: []string{"h2"}})
 			if s.Handshake() == nil {
 				_, _ = s.Write([]byte(http2.ClientPreface))
 			}
@@ -168,7 +171,8 @@ func halfMessages(_ context.Context, a *attacker, _ int) func() {
 	if err != nil {
 		return func() {}
 	}
-	c, err := tls.Dial("tcp", a.profile.Aggregator, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
+	c, err := tls.Dial("tcp", a.profile.Aggregator, &tls.Config{InsecureSkipVerify: true,
+		Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
 	if err != nil {
 		return func() {}
 	}
@@ -189,10 +193,12 @@ func halfMessages(_ context.Context, a *attacker, _ int) func() {
 	message = append(message, make([]byte, 15<<10)...)
 	for i, method := range []string{
 		"/arrow.flight.protocol.FlightService/DoPut", "/arrow.flight.protocol.FlightService/DoPut",
-		"/cryptflow.v1.AggregatorService/GetTask", "/cryptflow.v1.AggregatorService/Commit", "/cryptflow.v1.AggregatorService/Nothing",
+		"/cryptflow.v1.AggregatorService/GetTask", "/cryptflow.v1.AggregatorService/Commit",
+		"/cryptflow.v1.AggregatorService/Nothing",
 	} {
 		heads.Reset()
-		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", method}, {":authority", "x"}, {"content-type", "application/grpc"}, {"te", "trailers"}} {
+		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", method}, {":authority", "x"},
+			{"content-type", "application/grpc"}, {"te", "trailers"}} {
 			_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
 		}
 		stream := uint32(2*i + 1)

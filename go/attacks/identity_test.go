@@ -22,7 +22,8 @@ const few = 1000 // values of a small task
 // open is the round that a task's clients can contribute to.
 func (a *attacker) open(t *testing.T, name string) *pb.RoundStatus {
 	t.Helper()
-	s, err := a.rounds.AwaitRound(t.Context(), &pb.AwaitRequest{Task: name, Latest: true, State: pb.RoundState_KEYED, Seconds: 20})
+	s, err := a.rounds.AwaitRound(t.Context(), &pb.AwaitRequest{Task: name, Latest: true,
+		State: pb.RoundState_KEYED, Seconds: 20})
 	if err != nil || s.State < pb.RoundState_KEYED {
 		t.Fatalf("no round opens: %v, %v", s, err)
 	}
@@ -192,7 +193,8 @@ func TestAServiceCertificateIsRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for end := time.Now().Add(time.Minute); ; {
-		conn, err := tls.Dial("tcp", p.KMS, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
+		conn, err := tls.Dial("tcp", p.KMS, &tls.Config{InsecureSkipVerify: true,
+			Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
 		if err != nil {
 			t.Fatal(err)
 		}

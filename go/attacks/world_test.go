@@ -67,7 +67,8 @@ func (w *world) Write(b []byte) (int, error) {
 
 func newWorld(t *testing.T, clients int) *world {
 	t.Helper()
-	h, err := service.OpenHouse(filepath.Join(t.TempDir(), "house"), service.Plan{Clients: clients, Floor: 3, Log: "info", Task: "t"})
+	h, err := service.OpenHouse(filepath.Join(t.TempDir(), "house"), service.Plan{Clients: clients, Floor: 3,
+		Log: "info", Task: "t"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +192,8 @@ func average(t *testing.T, honest []*client.Client, values int) {
 				update[j] = float32(i+1) / 16
 			}
 			mean := make([]float32, values)
-			r, err := x.Average(t.Context(), client.Update{Values: update, Examples: 1}, mean, func(client.Phase, int64, int64) {})
+			quiet := func(client.Phase, int64, int64) {}
+			r, err := x.Average(t.Context(), client.Update{Values: update, Examples: 1}, mean, quiet)
 			if err != nil {
 				t.Errorf("honest client %d: %v", i, err)
 				return

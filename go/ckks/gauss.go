@@ -8,8 +8,8 @@ import (
 
 // thresholds are T_k = floor(2^63·P(|X| ≤ k)), k = 0…39, for the discrete
 // Gaussian of width 4.53 on the integers of magnitude at most 40; T_40 = 2^63
-// is never reached. The tail that is cut, beyond 9σ, has probability 2^-62.
-// The test recomputes them with big floats.
+// is never reached. The support ends at 40 = 8.83σ, and the tail that is cut has
+// probability 2^-61.4. The test recomputes all of it with big floats.
 var thresholds = [40]uint64{
 	0x0b45c54386f21de9, 0x214662980fe36ba6, 0x35b9f6ee9618ed61, 0x47d507e99619f80c,
 	0x57194ae6077796da, 0x635bfa5e91423422, 0x6cbcbc7b7be37223, 0x7391b81718f4b4cc,

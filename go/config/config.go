@@ -122,7 +122,8 @@ func LoadKMS(path string) (*KMS, error) {
 			"and nobody would notice. Move kek out of data, or set epoch to a folder that no backup reads: %w", path, c.Epoch, errs.ErrConfig)
 	}
 	if c.ReleaseSeconds < 1 || c.RoundSeconds < 1 || c.ReserveMiB < 0 {
-		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive, reserve_mib reaches from 0: %w", path, errs.ErrConfig)
+		return nil, fmt.Errorf("%s: release_seconds and round_seconds are positive, reserve_mib reaches from 0: %w",
+			path, errs.ErrConfig)
 	}
 	return c, c.check(path)
 }
@@ -191,7 +192,8 @@ func LoadProfileFrom(path string, lookup func(name string) (string, bool)) (*Pro
 }
 
 // paths are the keys whose values are paths.
-var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true, "data": true, "kek": true, "epoch": true, "deny_list": true}
+var paths = map[string]bool{"certificate": true, "key": true, "authority": true, "signing_key": true,
+	"data": true, "kek": true, "epoch": true, "deny_list": true}
 
 // read decodes a file strictly and resolves its paths.
 func read(path string, into any) error {

@@ -116,7 +116,8 @@ func (a *Authority) Issue(folder string, id Identity, hosts []string, lifetime t
 		return "", "", err
 	}
 	if slices.Contains(denied.Names, id) {
-		return "", "", fmt.Errorf("%s is on the deny list, whatever its certificate; choose another name: %w", id, errs.ErrArgument)
+		return "", "", fmt.Errorf("%s is on the deny list, whatever its certificate; choose another name: %w", id,
+			errs.ErrArgument)
 	}
 	end := now.Add(lifetime)
 	if lifetime <= 0 || end.After(a.certificate.NotAfter) {

@@ -88,7 +88,8 @@ func (d *Denied) Reload() (changed bool, err error) {
 func (d *Denied) load() error {
 	s, err := stampOf(d.path)
 	if err != nil {
-		return fmt.Errorf("%v; copy it from the authority, which writes an empty one with \"cryptflow ca init\": %w", reason(err), errs.ErrConfig)
+		return fmt.Errorf("%v; copy it from the authority, which writes an empty one with \"cryptflow ca init\": %w",
+			reason(err), errs.ErrConfig)
 	}
 	if s.size > maxDenyList {
 		return fmt.Errorf("it has more than %d bytes: %w", maxDenyList, errs.ErrConfig)
@@ -107,9 +108,11 @@ func (d *Denied) load() error {
 	case err != nil:
 		return err
 	case list.Number < number:
-		return fmt.Errorf("it is number %d and number %d was in force here; fetch the newest from the authority: %w", list.Number, number, errs.ErrConfig)
+		return fmt.Errorf("it is number %d and number %d was in force here; fetch the newest from the authority: %w",
+			list.Number, number, errs.ErrConfig)
 	case list.Number == number && seen != "" && seen != hex.EncodeToString(digest[:]):
-		return fmt.Errorf("another list with number %d was in force here; the authority must issue the next: %w", number, errs.ErrConfig)
+		return fmt.Errorf("another list with number %d was in force here; the authority must issue the next: %w",
+			number, errs.ErrConfig)
 	case seen == "" || list.Number > number:
 		if err := replace(d.memory, fmt.Appendf(nil, "%d %x\n", list.Number, digest), 0o600); err != nil {
 			return err

@@ -54,7 +54,8 @@ func ParseSerial(s string) (string, error) {
 // text is what the authority signs.
 func (d *DenyList) text() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\nauthority %s\nnumber %d\nissued %s\n", denyListHead, d.Domain, d.Number, d.Issued.UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "%s\nauthority %s\nnumber %d\nissued %s\n", denyListHead, d.Domain, d.Number,
+		d.Issued.UTC().Format(time.RFC3339))
 	for _, n := range d.Names {
 		fmt.Fprintf(&b, "name %s\n", n)
 	}

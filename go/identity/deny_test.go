@@ -24,7 +24,8 @@ type revoked struct {
 func newRevoked(t *testing.T) *revoked {
 	t.Helper()
 	folder, ca := authority(t, "hospital.test")
-	r := &revoked{folder: folder, path: filepath.Join(t.TempDir(), "deny.list"), memory: filepath.Join(t.TempDir(), "seen"), ca: ca}
+	r := &revoked{folder: folder, path: filepath.Join(t.TempDir(), "deny.list"), memory: filepath.Join(t.TempDir(),
+		"seen"), ca: ca}
 	r.publish(t)
 	var err error
 	if r.Denied, err = identity.OpenDenied(r.path, r.memory, filepath.Join(folder, identity.CACertificate)); err != nil {
@@ -60,7 +61,8 @@ func (r *revoked) write(t *testing.T, raw []byte) {
 
 func (r *revoked) certificate(t *testing.T, role identity.Role, name string) []*x509.Certificate {
 	t.Helper()
-	crt, _, err := r.ca.Issue(t.TempDir(), identity.Identity{Domain: "hospital.test", Role: role, Name: name}, nil, time.Hour, time.Now())
+	crt, _, err := r.ca.Issue(t.TempDir(), identity.Identity{Domain: "hospital.test", Role: role, Name: name}, nil,
+		time.Hour, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,8 @@ func (r *revoked) certificate(t *testing.T, role identity.Role, name string) []*
 
 func TestARevokedCertificateIsRefused(t *testing.T) {
 	r := newRevoked(t)
-	stolen, again, other := r.certificate(t, identity.Client, "ward-7"), r.certificate(t, identity.Client, "ward-7"), r.certificate(t, identity.Client, "ward-8")
+	stolen, again, other := r.certificate(t, identity.Client, "ward-7"), r.certificate(t, identity.Client,
+		"ward-7"), r.certificate(t, identity.Client, "ward-8")
 	for _, c := range [][]*x509.Certificate{stolen, again, other} {
 		if err := r.Check(c); err != nil {
 			t.Fatal(err)
@@ -138,7 +141,8 @@ func TestABadDenyListChangesNothing(t *testing.T) {
 	}
 	cases := map[string][]byte{
 		"older than the one in force": old, "empty": {}, "another authority's": forged,
-		"longer": append(bytes.Clone(good), '\n'), "with a changed number": bytes.Replace(good, []byte("number 1"), []byte("number 9"), 1),
+		"longer": append(bytes.Clone(good), '\n'), "with a changed number": bytes.Replace(good, []byte("number 1"),
+			[]byte("number 9"), 1),
 	}
 	for n := 1; n < len(good); n += 7 {
 		cases[fmt.Sprintf("cut to %d bytes", n)] = good[:n]
@@ -170,7 +174,8 @@ func TestABadDenyListChangesNothing(t *testing.T) {
 	if err := r.Check(victim); !errors.Is(err, errs.ErrCertificate) {
 		t.Error("the list was forgotten with its file")
 	}
-	if _, err := identity.OpenDenied(r.path, r.memory, filepath.Join(r.folder, identity.CACertificate)); !errors.Is(err, errs.ErrConfig) {
+	if _, err := identity.OpenDenied(r.path, r.memory, filepath.Join(r.folder,
+		identity.CACertificate)); !errors.Is(err, errs.ErrConfig) {
 		t.Errorf("a service starts without the list that it was told of: %v", err)
 	}
 	r.write(t, good)

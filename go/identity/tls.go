@@ -118,7 +118,8 @@ func (c *Credentials) Warning(now time.Time) string {
 	if left > 6*24*time.Hour {
 		return ""
 	}
-	return fmt.Sprintf("the certificate of %s expires in %.0f hours, on %s", c.Self, left.Hours(), ends.Format(time.RFC3339))
+	return fmt.Sprintf("the certificate of %s expires in %.0f hours, on %s", c.Self, left.Hours(),
+		ends.Format(time.RFC3339))
 }
 
 // Server returns the configuration of a service: TLS 1.3, certificates of its

@@ -20,7 +20,8 @@ func askedToOpen(t *task.Task, in *pb.OpenRequest, model task.Digest) error {
 	if (task.Signed{Bytes: request.Canonical(), Signature: in.Signature}).Verify(t.Aggregator) == nil {
 		return nil
 	}
-	return fmt.Errorf("the request to open round %d of %s is not signed by the task's aggregator: %w", in.Round, t.Name, errs.ErrSignature)
+	return fmt.Errorf("the request to open round %d of %s is not signed by the task's aggregator: %w", in.Round,
+		t.Name, errs.ErrSignature)
 }
 
 // askedToAbort refuses a request to give a round up that neither the task's
@@ -45,5 +46,6 @@ func (s *Service) askedToAbort(ctx context.Context, t *task.Task, x *round, spec
 	if slices.ContainsFunc(may, func(k task.Key) bool { return object.Verify(k) == nil }) {
 		return nil
 	}
-	return fmt.Errorf("the request to abort round %d of %s is signed neither by the task's aggregator nor by an admin: %w", x.Round, t.Name, errs.ErrSignature)
+	return fmt.Errorf("the request to abort round %d of %s is signed neither by the task's aggregator nor by an admin: %w",
+		x.Round, t.Name, errs.ErrSignature)
 }

@@ -34,11 +34,12 @@ func TestAnotherAggregatorOpensNoRound(t *testing.T) {
 	another := d.toOpen(0, model, d.aggregator)
 	another.Round = 1
 	for name, in := range map[string]*pb.OpenRequest{
-		"no signature":          {Task: "t", Model: model[:]},
-		"another aggregator's":  d.toOpen(0, model, other),
-		"an admin's":            d.toOpen(0, model, d.admin),
-		"of another round":      another,
-		"of an abort's request": {Task: "t", Model: model[:], Signature: d.toAbort(0, task.Digest{}, "", d.aggregator).Signature},
+		"no signature":         {Task: "t", Model: model[:]},
+		"another aggregator's": d.toOpen(0, model, other),
+		"an admin's":           d.toOpen(0, model, d.admin),
+		"of another round":     another,
+		"of an abort's request": {Task: "t", Model: model[:], Signature: d.toAbort(0, task.Digest{}, "",
+			d.aggregator).Signature},
 	} {
 		_, err := d.OpenRound(as(identity.Aggregator, "other"), in)
 		want(t, name, err, errs.ErrSignature)

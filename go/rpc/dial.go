@@ -32,7 +32,8 @@ type fresh struct{ config func() *tls.Config }
 
 func (f *fresh) now() credentials.TransportCredentials { return credentials.NewTLS(f.config()) }
 
-func (f *fresh) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (f *fresh) ClientHandshake(ctx context.Context, authority string, c net.Conn) (net.Conn,
+	credentials.AuthInfo, error) {
 	return f.now().ClientHandshake(ctx, authority, c)
 }
 

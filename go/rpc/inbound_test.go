@@ -52,7 +52,8 @@ func (p *peerOf) open(stream uint32, method string, more ...string) {
 	}
 	head := p.heads.Bytes()
 	first := head[:min(len(head), 9)] // the rest in continuations
-	p.must(p.f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndHeaders: len(first) == len(head), PadLength: 3, Priority: http2.PriorityParam{Weight: 1}}))
+	p.must(p.f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: first,
+		EndHeaders: len(first) == len(head), PadLength: 3, Priority: http2.PriorityParam{Weight: 1}}))
 	for rest := head[len(first):]; len(rest) > 0; {
 		n := min(len(rest), 1000)
 		p.must(p.f.WriteContinuation(stream, n == len(rest), rest[:n]))
@@ -124,9 +125,18 @@ func TestACallSendsNoMoreThanItsMethodTakes(t *testing.T) {
 			p.must(p.f.WritePing(false, [8]byte{1}))
 			p.data(3, 0, true)
 		}, false},
-		"long headers":     {func(p *peerOf) { p.open(1, "/small", strings.Repeat("\x01", 20<<10)); p.data(1, 1, true) }, false},
+		"long headers": {func(p *peerOf) {
+			p.open(1, "/small", strings.Repeat("\x01", 20<<10))
+			p.data(1, 1,
+				true)
+		}, false},
 		"too long headers": {func(p *peerOf) { p.open(1, "/small", strings.Repeat("\x01", 40<<10)) }, true},
-		"repeated headers": {func(p *peerOf) { p.open(1, "/small", "same"); p.open(3, "/small", "same"); p.data(3, 100, true) }, false},
+		"repeated headers": {func(p *peerOf) {
+			p.open(1, "/small", "same")
+			p.open(3, "/small", "same")
+			p.data(3,
+				100, true)
+		}, false},
 		"damaged headers": {func(p *peerOf) {
 			p.must(p.f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff}, EndHeaders: true}))
 		}, true},

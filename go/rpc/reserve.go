@@ -28,7 +28,8 @@ func KeepFree(folder string, reserve int64) func(method string) error {
 			return fmt.Errorf("asking how much disk is free: %w", disk.Error(err))
 		}
 		if free < reserve {
-			return fmt.Errorf("%d MiB are free on the key service's disk, reserve_mib keeps %d MiB for decisions: %w", free>>20, reserve>>20, errs.ErrDiskFull)
+			return fmt.Errorf("%d MiB are free on the key service's disk, reserve_mib keeps %d MiB for decisions: %w",
+				free>>20, reserve>>20, errs.ErrDiskFull)
 		}
 		return nil
 	}

@@ -92,7 +92,8 @@ func (s *Server) Drop(denied func(chain []*x509.Certificate) error) { s.crowd.dr
 // lists, bounds what each identity can hold, maps errors, survives panics and
 // reports calls. before may refuse a call once its request is there; nil
 // refuses none.
-func NewServer(c *identity.Credentials, table identity.Table, limits Limits, log *slog.Logger, observe Observer, before func(method string) error) *Server {
+func NewServer(c *identity.Credentials, table identity.Table, limits Limits, log *slog.Logger, observe Observer,
+	before func(method string) error) *Server {
 	crowd := newCrowd(limits, log)
 	g := &gate{table: table, log: log, observe: observe, crowd: crowd, before: before}
 	s := grpc.NewServer(
@@ -138,7 +139,8 @@ func (g *gate) admit(ctx context.Context, method string) (context.Context, ident
 	return WithCaller(ctx, id), id, g.table.Allow(id, method)
 }
 
-func (g *gate) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
+func (g *gate) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo,
+	next grpc.UnaryHandler) (reply any, err error) {
 	began := time.Now()
 	ctx, id, err := g.admit(ctx, info.FullMethod)
 	arrived(ctx)

@@ -129,14 +129,23 @@ func (h *House) build(p Plan) error {
 	if err != nil {
 		return err
 	}
-	k := &config.KMS{Service: config.Service{Listen: address(1), Admin: address(3), Data: "data", AdminKeys: []string{identity.SigningName(signing)}, DenyList: denyList, Log: p.Log}, Floor: p.Floor, KEK: "../kek/kms.kek", ReleaseSeconds: 3600, RoundSeconds: 3600, ReserveMiB: 64}
+	of := func(listen, admin int) config.Service {
+		return config.Service{
+			Listen: address(listen), Admin: address(admin), Data: "data", DenyList: denyList, Log: p.Log,
+			AdminKeys: []string{identity.SigningName(signing)},
+		}
+	}
+	k := &config.KMS{
+		Service: of(1, 3), Floor: p.Floor, KEK: "../kek/kms.kek",
+		ReleaseSeconds: 3600, RoundSeconds: 3600, ReserveMiB: 64,
+	}
 	if k.Credentials, err = h.issue(ca, identity.KMS, "kms", "kms"); err != nil {
 		return err
 	}
 	if err := config.Write(h.KMS, "Key service: cryptflow kms --config "+h.KMS, k); err != nil {
 		return err
 	}
-	a := &config.Aggregator{Service: config.Service{Listen: address(0), Admin: address(2), Data: "data", AdminKeys: k.AdminKeys, DenyList: denyList, Log: p.Log}, KMS: address(1), Streams: 4, ReserveMiB: 256}
+	a := &config.Aggregator{Service: of(0, 2), KMS: address(1), Streams: 4, ReserveMiB: 256}
 	if a.Credentials, err = h.issue(ca, identity.Aggregator, "aggregator", "aggregator"); err != nil {
 		return err
 	}

@@ -110,7 +110,8 @@ func (k *kind) rest() *slog.Record {
 	if k.left == 0 {
 		return nil
 	}
-	r := slog.NewRecord(k.last.Time, k.last.Level, fmt.Sprintf("… and %d more like it in the last minute", k.left), k.last.PC)
+	r := slog.NewRecord(k.last.Time, k.last.Level, fmt.Sprintf("… and %d more like it in the last minute", k.left),
+		k.last.PC)
 	r.AddAttrs(slog.String("like", k.last.Message))
 	k.last.Attrs(func(a slog.Attr) bool {
 		r.AddAttrs(a)

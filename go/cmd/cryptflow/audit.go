@@ -90,7 +90,8 @@ func verify(out io.Writer, folder, key string, show bool) error {
 	}
 	fmt.Fprintf(out, "verified: %d records of %s, root %s\n", h.checkpoint.Size, h.name, h.checkpoint.Root)
 	if key == "" {
-		fmt.Fprintln(out, "the key came with the log: this proves nothing about forks, nor whose log it is; name the key service's key with --key")
+		fmt.Fprintln(out, "the key came with the log: this proves nothing about forks, nor whose log it is;"+
+			" name the key service's key with --key")
 	}
 	return nil
 }

@@ -118,7 +118,8 @@ func caShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s\n  issued by   %s\n  serial      %s\n  valid until %s\n", id, crt.Issuer.CommonName, identity.Serial(crt), crt.NotAfter.UTC().Format(time.RFC3339))
+			fmt.Fprintf(c.OutOrStdout(), "%s\n  issued by   %s\n  serial      %s\n  valid until %s\n", id,
+				crt.Issuer.CommonName, identity.Serial(crt), crt.NotAfter.UTC().Format(time.RFC3339))
 			return nil
 		},
 	}

@@ -133,8 +133,8 @@ func compare(out io.Writer, first, second, key string) error {
 	}
 	a, b := both[0], both[1]
 	if a.name != b.name || a.key != b.key {
-		return fmt.Errorf("%s is of %s with key %.12s…, %s of %s with key %.12s…; only logs of one key service can be compared: %w",
-			a.path, a.name, a.key, b.path, b.name, b.key, errs.ErrArgument)
+		return fmt.Errorf("%s is of %s with key %.12s…, %s of %s with key %.12s…; only logs of one key service can be"+
+			" compared: %w", a.path, a.name, a.key, b.path, b.name, b.key, errs.ErrArgument)
 	}
 	small, large := a, b
 	if small.checkpoint.Size > large.checkpoint.Size {
@@ -153,7 +153,8 @@ func compare(out io.Writer, first, second, key string) error {
 			large.path, large.checkpoint.Size, small.checkpoint.Size, small.path)
 		end = status(exitExtends)
 	case audit.Fork:
-		fmt.Fprintf(out, "fork: %s signed two histories that exclude each other; keep both files, they are the proof\n", a.name)
+		fmt.Fprintf(out, "fork: %s signed two histories that exclude each other; keep both files, they are the proof\n",
+			a.name)
 		end = status(exitFork)
 	default:
 		fmt.Fprintf(out, "undecided: give the exported log of %s, not its checkpoint alone\n", large.path)

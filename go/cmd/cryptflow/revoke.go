@@ -50,7 +50,9 @@ connections, and refuse a list that is older than the one they have.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "deny list %d in %s: %d names, %d serial numbers; copy it to the deny_list of both services\n", list.Number, path, len(list.Names), len(list.Serials))
+			fmt.Fprintf(c.OutOrStdout(),
+				"deny list %d in %s: %d names, %d serial numbers; copy it to the deny_list of both services\n",
+				list.Number, path, len(list.Names), len(list.Serials))
 			return nil
 		},
 	}
