@@ -373,6 +373,53 @@ def encodings() -> None:
         check(clipped == case["clipped"], "clipped counts")
 
 
+def digits() -> None:
+    """Check digits.json: integers of precise tensors, and means of their sums."""
+    for case in load("digits.json"):
+        m = 2 ** (case["bits"] - 1) - 1
+        count = 1
+        while m * (2 * m) ** (count - 1) < 2**44:
+            count += 1
+        check(count == case["digits"], "number of digits")
+        sums: list[int] = []
+        cap, divisor = case["weight_cap"], sum(case["weights"]) / case["weight_cap"]
+        for weight, texts, given in zip(
+            case["weights"], case["values"], case["integers"], strict=True
+        ):
+            values, factor = [real(t) for t in texts], weight / cap
+            first, further, at = [], [], 0
+            for tensor in case["tensors"]:
+                limit = float(real(tensor["range"]))
+                scale, rows = factor * (m / limit), [[] for _ in range(count - 1)]
+                for x in values[at : at + tensor["count"]]:
+                    sign, y = (-1 if x < 0 else 1), min(abs(float(x)) * scale, m)
+                    n = round(y)  # ties to even
+                    first.append(sign * n)
+                    left = y - n
+                    for row in rows:
+                        z = left * (2.0 * m)
+                        row.append(sign * round(z))
+                        left = z - round(z)
+                at += tensor["count"]
+                if tensor["precise"]:
+                    further += [n for row in rows for n in row]
+            own = first + further
+            check([n + m for n in own] == given, "digits")
+            sums = [a + b for a, b in zip(sums or [0] * len(own), own, strict=True)]
+        mean, at, place = [], 0, sum(t["count"] for t in case["tensors"])
+        for tensor in case["tensors"]:
+            size = tensor["count"]
+            scale = float(real(tensor["range"])) / m / divisor
+            for i in range(size if tensor["precise"] else 0):
+                part = 0.0
+                for d in reversed(range(count - 1)):
+                    part = (sums[place + d * size + i] + part) / (2.0 * m)
+                mean.append(bits_of(np.float32((sums[at + i] + part) * scale)))
+            at += size
+            place += (count - 1) * size if tensor["precise"] else 0
+        check(mean == case["mean"], "means of digits")
+
+
 def frames(rings: dict[int, Ring]) -> None:
     """Check frames.json and malformed.json."""
     for case in load("frames.json"):
@@ -1059,6 +1106,7 @@ def main() -> None:
     expander(rings)
     sampler(rings)
     encodings()
+    digits()
     frames(rings)
     for case in load("rounds.json"):
         Round(case, rings[case["preset"]["id"]]).verify()
@@ -1070,8 +1118,8 @@ def main() -> None:
     extensions()
     digests()
     print(
-        "verified: expander, sampler, streams, lanes, frames, malformed, components, "
-        "rounds, slots, canonical, cohort, extensions, digests"
+        "verified: expander, sampler, streams, lanes, digits, frames, malformed, "
+        "components, rounds, slots, canonical, cohort, extensions, digests"
     )
 
 
