@@ -1,12 +1,10 @@
 package attacks
 
 import (
-	"context"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,13 +28,11 @@ type siege struct {
 	peaks  map[string]int64
 	logged int64
 	values int
-	done   map[string]*atomic.Int64 // deeds, by name
 }
 
 func newSiege(t *testing.T, attackers int, rounds uint32) *siege {
 	t.Helper()
-	s := &siege{world: newWorld(t, honest+attackers), peaks: map[string]int64{}, values: 60_000,
-		done: map[string]*atomic.Int64{}}
+	s := &siege{world: newWorld(t, honest+attackers), peaks: map[string]int64{}, values: 60_000}
 	s.create(t, "t", 0, honest, s.values, rounds+1)
 	s.create(t, "theirs", honest, honest+attackers, s.values, 1)
 	s.honest = s.members(t, "t", 0, honest)
@@ -47,41 +43,7 @@ func newSiege(t *testing.T, attackers int, rounds uint32) *siege {
 	s.mu.Lock()
 	s.logged = s.world.logged
 	s.mu.Unlock()
-	for name := range deeds {
-		s.done[name] = &atomic.Int64{}
-	}
 	return s
-}
-
-// attackAll has every hostile client do deeds, one after the other, each until
-// more says no. What a deed holds is released after the next two.
-func (s *siege) attackAll(t *testing.T, attackers int, names []string, more func(n int) bool) (wait func()) {
-	t.Helper()
-	var all sync.WaitGroup
-	var each []*attacker
-	for i := range attackers {
-		each = append(each, s.attacker(t, s.Clients[honest+i], nil))
-	}
-	for i, a := range each {
-		all.Go(func() {
-			var held []func()
-			for n := 0; more(n); n++ {
-				name := names[(i+n)%len(names)]
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				release := deeds[name](ctx, a, n)
-				held = append(held, func() { release(); cancel() })
-				s.done[name].Add(1)
-				if len(held) > 2 {
-					held[0]()
-					held = held[1:]
-				}
-			}
-			for _, f := range held {
-				f()
-			}
-		})
-	}
-	return all.Wait
 }
 
 // holds compares what the attack cost with what it may.
@@ -115,18 +77,11 @@ func (s *siege) holds(t *testing.T) {
 	}
 }
 
-// counts prints how often what was done.
-func (s *siege) counts(t *testing.T) {
+// tell prints how often what was done.
+func tell(t *testing.T, counts map[string]int64) {
 	t.Helper()
-	var names []string
-	for name := range s.done {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		if n := s.done[name].Load(); n > 0 {
-			t.Logf("%-22s %6d times", name, n)
-		}
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		t.Logf("%-22s %6d times", name, counts[name])
 	}
 }
 
@@ -135,12 +90,11 @@ func one(t *testing.T, name string, attackers, times int) {
 	t.Helper()
 	const rounds = 2
 	s := newSiege(t, attackers, rounds)
-	wait := s.attackAll(t, attackers, []string{name}, func(n int) bool { return n < times })
+	end := s.attackAll(t, attackers, []string{name}, times)
 	for range rounds {
 		average(t, s.honest, s.values)
 	}
-	wait()
-	s.counts(t)
+	tell(t, end())
 	s.holds(t)
 }
 
@@ -160,19 +114,15 @@ func TestModelsAreReadByNobody(t *testing.T)   { one(t, "slow readers", 8, 4) }
 // with and without them.
 func TestSixtyFourHostileClients(t *testing.T) {
 	seconds := setting(t, "CRYPTFLOW_SOAK_SECONDS", 0)
-	var names []string
-	for name := range deeds {
-		names = append(names, name)
-	}
-	sort.Strings(names)
+	names := slices.Sorted(maps.Keys(deeds))
 	if seconds == 0 {
 		const times, rounds = 2, 2
 		s := newSiege(t, hostile, rounds)
-		wait := s.attackAll(t, hostile, names, func(n int) bool { return n < times })
+		end := s.attackAll(t, hostile, names, times)
 		for range rounds {
 			average(t, s.honest, s.values)
 		}
-		wait()
+		tell(t, end())
 		s.holds(t)
 		return
 	}
@@ -183,15 +133,13 @@ func TestSixtyFourHostileClients(t *testing.T) {
 		average(t, s.honest, s.values)
 	}
 	alone := time.Since(began) / quiet
-	end := time.Now().Add(time.Duration(seconds) * time.Second)
-	wait := s.attackAll(t, hostile, names, func(int) bool { return time.Now().Before(end) })
+	end := s.attackAll(t, hostile, names, 0)
 	n := 0
-	for began = time.Now(); time.Now().Before(end) && n < most-quiet; n++ {
+	for began = time.Now(); time.Since(began) < time.Duration(seconds)*time.Second && n < most-quiet; n++ {
 		average(t, s.honest, s.values)
 	}
 	beside := time.Since(began) / time.Duration(max(n, 1))
-	wait()
-	s.counts(t)
+	tell(t, end())
 	t.Logf("%d honest rounds, %v each; without the others %v", n, beside, alone)
 	s.holds(t)
 }

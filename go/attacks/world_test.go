@@ -30,6 +30,9 @@ const mib = 1 << 20
 var command string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(bandVariable) != "" {
+		os.Exit(runBand(os.Getenv(bandVariable), os.Stdin, os.Stdout))
+	}
 	folder, err := os.MkdirTemp("", "cryptflow-attacks-")
 	if err != nil {
 		panic(err)
@@ -239,35 +242,39 @@ type attacker struct {
 
 func (w *world) attacker(t *testing.T, profile string, c *config.Credentials) *attacker {
 	t.Helper()
-	p, err := config.LoadProfile(profile)
+	a, err := newAttacker(profile, c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	return a
+}
+
+func newAttacker(profile string, c *config.Credentials) (*attacker, error) {
+	p, err := config.LoadProfile(profile)
+	if err != nil {
+		return nil, err
 	}
 	if c != nil {
 		p.Credentials = *c
 	}
 	a := &attacker{profile: p}
 	if a.creds, err = p.Credentials.Load(time.Now()); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	a.sums, a.kms = a.dial(t, identity.Aggregator), a.dial(t, identity.KMS)
+	if a.sums, err = rpc.Dial(p.Aggregator, a.creds, identity.Aggregator, false); err != nil {
+		return nil, err
+	}
+	if a.kms, err = rpc.Dial(p.KMS, a.creds, identity.KMS, false); err != nil {
+		return nil, err
+	}
 	a.rounds, a.keys = pb.NewAggregatorServiceClient(a.sums), pb.NewKeyServiceClient(a.kms)
-	return a
+	return a, nil
 }
 
-// dial makes one more connection.
-func (a *attacker) dial(t *testing.T, role identity.Role) *grpc.ClientConn {
-	t.Helper()
-	address := a.profile.KMS
-	if role == identity.Aggregator {
-		address = a.profile.Aggregator
-	}
-	conn, err := rpc.Dial(address, a.creds, role, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
+func (a *attacker) close() {
+	_ = a.sums.Close()
+	_ = a.kms.Close() // nothing of either is needed
 }
 
 // issue makes a certificate of the house's authority.
