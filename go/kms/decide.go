@@ -146,6 +146,10 @@ func (s *Service) decide(ctx context.Context, spec task.Digest, attempt func(sto
 		return nil, s.refuse(ctx, spec, caller.String(), err)
 	}
 	if fresh {
+		if len(x.Missing) > 0 {
+			s.c.Noticed(NoticedMissing, len(x.Missing))
+			s.c.Log.Warn("clients announced themselves and did not commit", "task", x.Task, "round", x.Round, "clients", some(x.Missing))
+		}
 		err = errors.Join(s.vault.destroy(keyName(x.TaskDigest, x.Round)), s.scrub(ctx))
 	}
 	return reply, err
@@ -230,6 +234,7 @@ func (*unfit) Unwrap() error { return errs.ErrManifest }
 // exclude records that clients were refused by name, whoever was to blame for
 // them: the set can be decided without them.
 func (s *Service) exclude(ctx context.Context, spec task.Digest, by string, bad *unfit) error {
+	s.c.Noticed(NoticedExcluded, len(*bad))
 	s.c.Log.Warn("clients are refused in a round", "spec", spec.Short(), "clients", some(bad.names()))
 	return s.update(ctx, func(w storage.Writer) error {
 		x, err := roundOf(w, spec)

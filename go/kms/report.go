@@ -180,6 +180,7 @@ func (s *Service) alarm(w storage.Writer, spec task.Digest, x *round, reports []
 	if with == "" {
 		return nil
 	}
+	s.c.Noticed(NoticedDisagreement, 1)
 	s.c.Log.Error("what a client opened differs from others", "task", x.Task, "round", x.Round, "client", report.Client, "with", with)
 	_, err := s.record(w, audit.Record{
 		Event: audit.Disagreement, Task: x.Task, Round: x.Round, Spec: spec.String(), By: report.Client,
@@ -237,6 +238,7 @@ func (s *Service) judge(w storage.Writer, spec task.Digest, x *round, reports []
 	event := audit.Opened
 	if v.Opening == task.NotOpened {
 		event = audit.Failed
+		s.c.Noticed(NoticedFailed, 1)
 		s.c.Log.Error("a released sum did not open for most of its cohort", "task", x.Task, "round", x.Round, "clients", n, "of", cohort)
 	}
 	var agree []string

@@ -52,9 +52,21 @@ type Config struct {
 	// VerdictWait is how long the next round waits for the reports of a
 	// published round's cohort; half a minute when zero.
 	VerdictWait time.Duration
-	Log         *slog.Logger
-	Now         func() time.Time
+	// Noticed is told of what an operator watches: clients that announced
+	// themselves and are not in a released set, clients refused by name, sums that
+	// did not open, reports that differ. It may be nil.
+	Noticed func(what string, n int)
+	Log     *slog.Logger
+	Now     func() time.Time
 }
+
+// What Noticed is told of.
+const (
+	NoticedMissing      = "missing"
+	NoticedExcluded     = "excluded"
+	NoticedFailed       = "failed"
+	NoticedDisagreement = "disagreement"
+)
 
 // Service is the key service. Its methods are those of pb.KeyServiceServer;
 // rpc's interceptors have checked the caller's role before they are called.
@@ -86,6 +98,9 @@ func prepare(c Config) (s *Service, found bool, err error) {
 	}
 	if c.Epoch == "" {
 		c.Epoch = c.Keys
+	}
+	if c.Noticed == nil {
+		c.Noticed = func(string, int) {}
 	}
 	if len(c.Admins) == 0 {
 		return nil, false, fmt.Errorf("no admin key is configured, so no task could ever be accepted: %w", errs.ErrConfig)

@@ -117,6 +117,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	noticed  *prometheus.CounterVec // of a key service
 }
 
 func newMetrics() *metrics {
@@ -125,7 +126,11 @@ func newMetrics() *metrics {
 		calls:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cryptflow_calls_total", Help: "Calls that ended, by method and code."}, []string{"method", "code"}),
 		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cryptflow_call_seconds", Help: "Duration of calls, by method.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 8)}, []string{"method"}),
 	}
-	m.registry.MustRegister(m.calls, m.seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.noticed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cryptflow_round_faults_total",
+		Help: "Key service: clients missing from released sets or refused by name, sums that did not open, reports that differ.",
+	}, []string{"kind"})
+	m.registry.MustRegister(m.calls, m.seconds, m.noticed, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -257,6 +262,7 @@ func StartKMS(c *config.KMS, version string, log *slog.Logger) (*Running, error)
 		return fail(err)
 	}
 	b.ending = append(b.ending, prepared.Ledger.Close)
+	prepared.Noticed = func(kind string, n int) { b.metrics.noticed.WithLabelValues(kind).Add(float64(n)) }
 	s, err := kms.New(*prepared)
 	if err != nil {
 		return fail(err)

@@ -148,7 +148,7 @@ def federation(tmp_path):
     `client.save(weights)`. What all saved is returned, a mapping a client.
     """
 
-    def run(cluster, task, program, first, timeout=240, **env):
+    def run(cluster, task, program, first, timeout=900, **env):
         script = tmp_path / "program.py"
         script.write_text(PRELUDE + program)
         running = [

@@ -7,8 +7,8 @@ from sklearn.neural_network import MLPClassifier
 
 import cryptflow
 from cryptflow.arrays import ArrayWeights, FedAvg
-from cryptflow.errors import LayoutError
-from cryptflow.session import Tensor
+from cryptflow.errors import LayoutError, from_code
+from cryptflow.session import Session, Tensor
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +140,29 @@ client.save(ArrayWeights(model, ["coef_", "intercept_"]), score=model.score(x, y
     flat = np.concatenate([first["coef_"].ravel(), first["intercept_"]])
     got = federation(cluster, "sklearn", program, flat.astype(np.float32))
     assert min(g["score"] for g in got) > 0.85
+
+
+def test_a_sum_that_opened_for_nobody_stops_no_training(caplog):
+    """The model and its start stay; the next averaging gives what was learned."""
+    given = []
+
+    class Cohort:
+        layout = None
+
+        def initial_model(self):
+            return np.zeros(1, np.float32)
+
+        def average(self, update, num_examples, metrics=None):
+            given.append(float(update[0]))
+            if len(given) == 1:
+                raise from_code("CF_ROUND_FAILED", "2 of 3 clients could not open it")
+            return np.ones(1, np.float32), "report"
+
+    w = {"w": np.zeros(1, np.float32)}
+    session = Session(ArrayWeights(w), Cohort(), 1)
+    w["w"] += 2
+    assert session.on_epoch_end() is None
+    assert "could not open it" in caplog.text and w["w"] == 2
+    w["w"] += 1
+    assert session.on_epoch_end() == "report"
+    assert given == [2, 3] and w["w"] == 1

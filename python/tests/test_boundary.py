@@ -20,7 +20,7 @@ def script(text, **kwargs):
         [sys.executable, "-c", text],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd="/",
         check=False,
         **kwargs,
@@ -210,7 +210,7 @@ def test_command_is_installed():
         [sys.executable, "-m", "cryptflow", "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     import cryptflow

@@ -47,7 +47,7 @@ def test_the_snippets_of_a_page_run(page, tmp_path):
         env=env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -92,7 +92,7 @@ def test_the_site_builds_without_a_broken_link_or_a_foreign_request(tmp_path):
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

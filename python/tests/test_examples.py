@@ -68,7 +68,7 @@ def test_an_example_for_users(tmp_path, name):
             )
             for p in c.profiles
         ]
-        said = [p.communicate(timeout=200)[0] for p in running]
+        said = [p.communicate(timeout=900)[0] for p in running]
         assert [p.returncode for p in running] == [0, 0, 0]
     for text in said:
         assert text.count("round ") == 5 and "accuracy on own data" in text
@@ -103,12 +103,12 @@ def test_the_shell_of_the_quickstart(tmp_path):
             env=env,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=900,
             check=False,
         )
     finally:
         services.send_signal(signal.SIGINT)
-        services.communicate(timeout=30)
+        services.communicate(timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"round \d of torch-digits: 3 clients", done.stdout)) == 15, (
         done.stdout
@@ -201,5 +201,5 @@ def test_up_serves_two_children_and_stops_on_sigterm(tmp_path):
     ).split()
     assert len(pids) == 2
     up.terminate()
-    _, log = up.communicate(timeout=60)
+    _, log = up.communicate(timeout=600)
     assert up.returncode == 0 and log.count("msg=stopped") == 2

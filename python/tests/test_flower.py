@@ -660,7 +660,7 @@ def test_the_example_runs(cluster, tmp_path, engine):
                 cwd=home,
                 capture_output=True,
                 text=True,
-                timeout=240,
+                timeout=900,
                 check=False,
             )
 

@@ -227,7 +227,7 @@ trainer([FedAvg(client, 7)]).fit(Net(), loader(1))
 assert len(client.calls) == 2
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=900,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

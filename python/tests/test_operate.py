@@ -82,7 +82,7 @@ def page(tmp_path_factory):
                     env=env,
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=600,
                     check=False,
                 )
                 assert done.returncode == 0, text + done.stdout + done.stderr

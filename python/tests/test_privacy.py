@@ -74,7 +74,7 @@ def run_clients(cluster, name, rounds, folder):
         )
         for i, p in enumerate(cluster.profiles)
     ]
-    said = [p.communicate(timeout=200)[0] for p in running]
+    said = [p.communicate(timeout=900)[0] for p in running]
     assert [p.returncode for p in running] == [0, 0, 0], "\n".join(said)[-6000:]
 
 

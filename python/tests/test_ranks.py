@@ -162,7 +162,7 @@ def launch(program, folder, ranks=2):
         )
         for r in range(ranks)
     ]
-    said = [p.communicate(timeout=120)[0] for p in running]
+    said = [p.communicate(timeout=900)[0] for p in running]
     assert [p.returncode for p in running] == [0] * ranks, "\n".join(said)[-5000:]
     return [json.loads((folder / f"{r}.json").read_text()) for r in (0, 1)]
 

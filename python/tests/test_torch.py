@@ -271,7 +271,7 @@ def test_import_order(order):
         [sys.executable, "-c", text],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=True,
     )
     assert done.stdout.split() == ["2", "3.0"]
@@ -297,7 +297,7 @@ def test_data_loader_workers_that_fork():
         [sys.executable, "-c", text],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.stdout.splitlines() == ["[0, 1, 2, 3]", "True"], done.stderr
