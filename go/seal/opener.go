@@ -95,8 +95,8 @@ func (o *Opener) Header(index int) frame.Header {
 }
 
 // OpenControl opens the control chunk, the last frame, and returns the sums of
-// its entries, those of tags and metrics modulo 2^64. It returns ErrWeightSum when the weights are not what a cohort
-// of the release's size can have.
+// its entries, those of tags and metrics modulo 2^64. It returns ErrWeightSum
+// when the weights are not what a cohort of the release's size can have.
 func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	w := <-o.pool
 	defer func() { o.pool <- w }()
@@ -189,7 +189,7 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 		return fmt.Errorf("chunk %d: %w", index, err)
 	}
 	used := o.round.Scheme.Coefficients(o.geometry.Values, index)
-	opened := chunkSum{}
+	var opened chunkSum
 	if w.embedding != nil {
 		opened = w.sums.values(out)
 	} else {
