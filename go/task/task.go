@@ -54,7 +54,7 @@ type Task struct {
 	Members         []Member
 	MaxClients      uint32 // n_max
 	MinCohort       uint32
-	Permille        uint32 // least fraction of depositors in a cohort, in 1/1000
+	Permille        uint32 // least fraction of the willing clients in a cohort, in 1/1000
 	PerOrganisation uint32 // most members of one organisation in a cohort; 0: no cap
 	Deadline        uint32 // seconds from a round's first commit
 	Rounds          uint32 // rounds to publish
@@ -230,7 +230,7 @@ func (t *Task) Check() error {
 		{t.MinCohort >= 2, "a cohort has at least 2 clients"},
 		{t.MinCohort <= t.MaxClients, fmt.Sprintf("a cohort has at least %d clients (min_cohort, by itself the key service's floor) and at most %d (max_clients, by itself all members): enrol more members", t.MinCohort, t.MaxClients)},
 		{int(t.MinCohort) <= len(t.Members), "fewer members than min_cohort"},
-		{t.Permille <= 1000, "the fraction of depositors is at most 1000 permille"},
+		{t.Permille <= 1000, "the fraction of willing clients is at most 1000 permille"},
 		{t.Deadline >= 1 && t.Deadline <= MaxDeadline, fmt.Sprintf("the deadline is 1 to %d seconds", MaxDeadline)},
 		{t.Rounds >= 1 && t.Rounds <= MaxRounds, fmt.Sprintf("a task has 1 to %d rounds", MaxRounds)},
 	} {

@@ -174,7 +174,7 @@ func taskCreate(profile *string) *cobra.Command {
 	f.Uint32Var(&q.MaxClients, "max-clients", 0, "largest cohort (default: all members)")
 	f.Uint32Var(&q.Trim, "trim", 0, "agreed ranges: ignore so many of the largest claims, whose clients clip")
 	f.Uint32Var(&q.MinCohort, "min-cohort", 0, "smallest cohort (default: half of the members, and the key service's floor at least)")
-	f.Float64Var(&fraction, "fraction", 0.8, "least fraction of the clients that deposited a key")
+	f.Float64Var(&fraction, "fraction", 0.8, "least fraction of the clients that announced themselves; one may always be missing unless it is 1")
 	f.Uint32Var(&q.PerOrganisation, "per-organisation", 0, "most clients of one organisation in a cohort; 0: no cap")
 	f.Uint32Var(&q.Deadline, "deadline", 600, "seconds from a round's first commit")
 	f.Uint32Var(&q.Rounds, "rounds", 10, "rounds to publish")
