@@ -101,7 +101,7 @@ memory: ## the aggregator's memory with contributions of MIB mebibytes
 SIEGE ?= 120
 attacks: ## run every attack of docs/attacks.md against running services, the siege for SIEGE seconds
 	CRYPTFLOW_SOAK_SECONDS=$(SIEGE) $(GO) test ./go/attacks -count 1 -timeout 1h -v
-	$(GO) test ./go/rpc ./go/arrowio ./go/identity ./go/kms ./go/audit ./go/service ./go/cmd/cryptflow -count 1
+	$(GO) test ./go/rpc ./go/arrowio ./go/identity ./go/kms ./go/client ./go/aggregator ./go/audit ./go/service ./go/cmd/cryptflow -count 1
 
 bench: build-bench ## measure the core beside its peers into benchmarks/results/core.json
 	$(BIN)/python benchmarks/core.py $(if $(OPENFHE_PYTHON),--openfhe-python $(OPENFHE_PYTHON))
