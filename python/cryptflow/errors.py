@@ -136,6 +136,7 @@ CODES: dict[str, type[CryptFlowError]] = {
             "CF_MODEL_MISMATCH",
             "CF_NOT_IN_COHORT",
             "CF_PLAINTEXT",
+            "CF_RESTORED",
             "CF_ROUND_ABORTED",
             "CF_ROUND_FAILED",
             "CF_ROUND_LOST",
