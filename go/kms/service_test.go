@@ -205,7 +205,13 @@ func manifest(gifts []*gift) *task.Manifest {
 }
 
 func (d *desk) ask(m *task.Manifest) (*pb.DecisionReply, error) {
-	return d.Decide(as(identity.Aggregator, "sum"), pbSigned(task.Sign(m, d.aggregator)))
+	return d.decideWith(m, nil)
+}
+
+// decideWith presents a manifest with canaries.
+func (d *desk) decideWith(m *task.Manifest, canaries []*pb.Canary) (*pb.DecisionReply, error) {
+	object := task.Sign(m, d.aggregator)
+	return d.Decide(as(identity.Aggregator, "sum"), &pb.DecideRequest{Object: object.Bytes, Signature: object.Signature, Canaries: canaries})
 }
 
 // events counts the audit log's records by event, after verifying all of it.
@@ -485,7 +491,8 @@ func TestTheGateRefusesAndRecords(t *testing.T) {
 	refused := 0
 	check := func(what string, m *task.Manifest, by ed25519.PrivateKey, code error) {
 		t.Helper()
-		_, err := d.Decide(as(identity.Aggregator, "sum"), pbSigned(task.Sign(m, by)))
+		object := task.Sign(m, by)
+		_, err := d.Decide(as(identity.Aggregator, "sum"), &pb.DecideRequest{Object: object.Bytes, Signature: object.Signature})
 		want(t, what, err, code)
 		refused++
 		if n := d.events()[audit.Refused]; n != refused {

@@ -197,7 +197,7 @@ func TestRolesAreRefusedByMethod(t *testing.T) {
 	denied("a client listing tasks", err, errs.ErrDenied)
 	_, err = keys.OpenRound(t.Context(), &pb.OpenRequest{Task: "t"})
 	denied("a client opening a round", err, errs.ErrDenied)
-	_, err = keys.Decide(t.Context(), &pb.Signed{})
+	_, err = keys.Decide(t.Context(), &pb.DecideRequest{})
 	denied("a client asking for a release", err, errs.ErrDenied)
 	sum := w.issue(t, identity.Identity{Domain: "cryptflow.local", Role: identity.Aggregator, Name: "aggregator"}, time.Hour, time.Now(), false)
 	_, keys = as(w.Admin, &sum)

@@ -33,6 +33,7 @@ var extensions = []extension{
 	{extensionPrivacy, "privacy", (*Task).writePrivacy, (*Task).readPrivacy},
 	{2, "tensors", (*Task).writeTensors, (*Task).readTensors},
 	{3, "trim", func(t *Task, w *writer) { w.optional(t.Trim) }, func(t *Task, r *reader) { t.Trim = r.u32() }},
+	{4, "canaries", func(t *Task, w *writer) { w.optional(t.Canaries) }, func(t *Task, r *reader) { t.Canaries = r.u32() }},
 }
 
 // optional writes a number unless it is 0, its default.
@@ -179,6 +180,11 @@ func (t *Task) checkExtensions() error {
 	case t.Trim > 0 && t.Trim >= t.MinCohort:
 		return fmt.Errorf("task %s: trim ignores the %d largest claims of a range, of a cohort of at least %d; "+
 			"it is less than that: %w", t.Name, t.Trim, t.MinCohort, errs.ErrArgument)
+	case t.Canaries > params.MaxCanaries:
+		return fmt.Errorf("task %s: %d canaries; a task has at most %d: %w", t.Name, t.Canaries, params.MaxCanaries, errs.ErrArgument)
+	case t.Canaries > 0 && t.Mode != params.SumKey:
+		return fmt.Errorf("task %s: canaries show whose key a contribution is under, and in %v all have the round's: "+
+			"leave them out: %w", t.Name, t.Mode, errs.ErrArgument)
 	}
 	for _, x := range t.Layout {
 		switch {

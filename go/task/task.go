@@ -64,6 +64,9 @@ type Task struct {
 	Privacy *privacy.Promise
 	// Trim is how many of the largest claims of a negotiated range are ignored.
 	Trim uint32
+	// Canaries is the number of coefficients of each contribution that the key
+	// service checks before it opens the sum; 0 for none.
+	Canaries uint32
 }
 
 // A task with privacy has a tag of its own, and so has one with extensions: who
