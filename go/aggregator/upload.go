@@ -41,7 +41,7 @@ type Upload struct {
 	leaves   []merkle.Hash
 	tree     merkle.Tree
 	canary   []byte // of the control frame; nil without canaries
-	failed   error // of the segment: final, the client begins again
+	failed   error  // of the segment: final, the client begins again
 	done     bool
 }
 

@@ -1,11 +1,8 @@
 package kms
 
 import (
-	"fmt"
-
 	"github.com/cryptflow/cryptflow/go/canary"
 	"github.com/cryptflow/cryptflow/go/ckks"
-	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
 	"github.com/cryptflow/cryptflow/go/task"
@@ -54,15 +51,12 @@ func provenCanaries(t *task.Task, s *task.RoundSpec, m *task.Manifest, in []*pb.
 	return out, nil
 }
 
-// check says whether entry k of the manifest is under a deposited key.
+// check returns ErrDeposit unless entry k of the manifest is under its deposited
+// key.
 func (c *canaries) check(k int, m *task.Manifest, seed ckks.Seed) error {
 	if c.residues == nil {
 		return nil
 	}
 	g := c.geometry
-	err := ckks.CheckCanaries(g.Scheme.Preset, m.Spec, uint32(g.ControlIndex()), seed, g.CanaryFrom(), c.residues[k])
-	if err != nil {
-		return fmt.Errorf("the canaries of its contribution: %w", errs.Find(err))
-	}
-	return nil
+	return ckks.CheckCanaries(g.Scheme.Preset, m.Spec, uint32(g.ControlIndex()), seed, g.CanaryFrom(), c.residues[k])
 }

@@ -302,9 +302,12 @@ func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Mani
 		if seeds[i], err = openDeposit(k, t, &in); err == nil {
 			err = proven.check(i, m, seeds[i])
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, errs.ErrDeposit):
 			bad.add(e.Client, err)
 			continue
+		case err != nil:
+			return err // it is nobody's fault
 		}
 		replies[i] = in.ReplyKey
 	}

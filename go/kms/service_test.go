@@ -167,6 +167,13 @@ func (d *desk) gift(s *task.RoundSpec, client string, root byte) *gift {
 	if g.reply, err = envelope.NewKey(); err != nil {
 		d.t.Fatal(err)
 	}
+	g.in = d.reseal(s, g)
+	return g
+}
+
+// reseal is the request of a deposit as it stands now.
+func (d *desk) reseal(s *task.RoundSpec, g *gift) *pb.DepositRequest {
+	d.t.Helper()
 	seed := g.seed[:]
 	if d.task.Mode == params.SharedKey {
 		seed = nil
@@ -175,8 +182,7 @@ func (d *desk) gift(s *task.RoundSpec, client string, root byte) *gift {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	g.in = &pb.DepositRequest{Deposit: g.Canonical(), Sealed: sealed, ReplyKey: g.reply.Public()}
-	return g
+	return &pb.DepositRequest{Deposit: g.Canonical(), Sealed: sealed, ReplyKey: g.reply.Public()}
 }
 
 func (d *desk) give(g *gift) {
