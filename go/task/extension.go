@@ -171,6 +171,18 @@ func (t *Task) readTensors(r *reader) {
 	}
 }
 
+// checkCanaries refuses canaries that would show nothing, or too much.
+func (t *Task) checkCanaries() error {
+	switch {
+	case t.Canaries > params.MaxCanaries:
+		return fmt.Errorf("task %s: %d canaries; a task has at most %d: %w", t.Name, t.Canaries, params.MaxCanaries, errs.ErrArgument)
+	case t.Canaries > 0 && t.Mode != params.SumKey:
+		return fmt.Errorf("task %s: canaries show whose key a contribution is under, and in %v all have the round's: "+
+			"leave them out: %w", t.Name, t.Mode, errs.ErrArgument)
+	}
+	return nil
+}
+
 // checkExtensions refuses what no round could satisfy.
 func (t *Task) checkExtensions() error {
 	switch {
@@ -180,11 +192,6 @@ func (t *Task) checkExtensions() error {
 	case t.Trim > 0 && t.Trim >= t.MinCohort:
 		return fmt.Errorf("task %s: trim ignores the %d largest claims of a range, of a cohort of at least %d; "+
 			"it is less than that: %w", t.Name, t.Trim, t.MinCohort, errs.ErrArgument)
-	case t.Canaries > params.MaxCanaries:
-		return fmt.Errorf("task %s: %d canaries; a task has at most %d: %w", t.Name, t.Canaries, params.MaxCanaries, errs.ErrArgument)
-	case t.Canaries > 0 && t.Mode != params.SumKey:
-		return fmt.Errorf("task %s: canaries show whose key a contribution is under, and in %v all have the round's: "+
-			"leave them out: %w", t.Name, t.Mode, errs.ErrArgument)
 	}
 	for _, x := range t.Layout {
 		switch {

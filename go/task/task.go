@@ -200,6 +200,9 @@ func (t *Task) Check() error {
 	if err := t.Layout.check(); err != nil {
 		return err
 	}
+	if err := t.checkCanaries(); err != nil {
+		return err
+	}
 	for _, k := range []Kind{KindValues, t.Ranges.First()} {
 		s, err := t.Shape(k)
 		if err != nil {
