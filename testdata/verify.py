@@ -1023,7 +1023,9 @@ def canaries(rings: dict[int, Ring]) -> None:
         for j, q in enumerate(ring.primes):
             product = ring.public(spec, chunk, j) * ring.forward(s, j) % q
             product = ring.backward(product, j)[first:n]
-            found = [(c + int(p)) % q for c, p in zip(rows[j][first:], product)]
+            found = [
+                (c + int(p)) % q for c, p in zip(rows[j][first:], product, strict=True)
+            ]
             check(found == [e % q for e in error], "errors of canaries")
         check(max(map(abs, error)) <= 40, "their bound")
         # The last leaf, the path of the frames beside it, and the root.

@@ -192,7 +192,7 @@ func (o *Opener) Open(ctx context.Context, index int, b []byte, out []float32) e
 		return fmt.Errorf("chunk %d: %w", index, err)
 	}
 	used := o.round.Scheme.Coefficients(o.geometry.Values, index)
-	opened := chunkSum{}
+	var opened chunkSum
 	if w.embedding != nil {
 		opened = w.sums.values(out)
 	} else {
