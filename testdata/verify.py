@@ -891,6 +891,7 @@ EXTENSIONS: dict[int, list[Any]] = {
     1: OBJECTS["private-task"][len(OBJECTS["task"]) :],
     2: [],
     3: [("trim", "u32")],
+    4: [("canaries", "u32")],
 }
 
 
@@ -921,9 +922,9 @@ def is_extended(raw: bytes, tensors: int) -> bool:
     return rest == b"" and seen[-1] > 1
 
 
-def extensions() -> None:
-    """Check extensions.json."""
-    for case in load("extensions.json"):
+def extensions(file: str) -> None:
+    """Check a file of tasks with extensions."""
+    for case in load(file):
         raw, items = bytes.fromhex(case["bytes"]), case["extensions"]
         own = write("text", "cryptflow/v2/task")
         own += b"".join(write(k, case["fields"][name]) for name, k in OBJECTS["task"])
@@ -1047,6 +1048,47 @@ def digests() -> None:
         check(hashlib.sha256(raw).hexdigest() == case["digest"], what)
 
 
+def canaries(rings: dict[int, Ring]) -> None:
+    """Check canaries.json: what a key service sees of a contribution."""
+    for case in load("canaries.json"):
+        ring, count = rings[case["preset"]["id"]], case["canaries"]
+        spec, seed = (bytes.fromhex(case[k]) for k in ("spec_digest", "key_seed"))
+        frames = [bytes.fromhex(f) for f in case["frames"]]
+        rows = parse(frames[-1], rings)
+        check(rows is not None, "a control frame with canaries")
+        assert rows is not None
+        first, chunk = 3 * case["entries"], len(frames) - 1
+        n = first + count
+        start = header(ring, CONTROL, 1, spec[:16], chunk, 1, 1, n)
+        check(frames[-1].startswith(start), "its header")
+        raw = b"".join(ring.pack(row[first:]) for row in rows)
+        check(raw.hex() == case["residues"], "residues of canaries")
+        # Under the deposited key they are errors, the same modulo every prime.
+        s = sample(derive("cryptflow/v1/key", seed, spec), ring.n, 0, 2)
+        noise = derive("cryptflow/v1/noise", bytes.fromhex(case["noise_seed"]), spec)
+        error = list(sample(noise, n, chunk, 3))[first:]
+        for j, q in enumerate(ring.primes):
+            product = ring.public(spec, chunk, j) * ring.forward(s, j) % q
+            product = ring.backward(product, j)[first:n]
+            found = [
+                (c + int(p)) % q for c, p in zip(rows[j][first:], product, strict=True)
+            ]
+            check(found == [e % q for e in error], "errors of canaries")
+        check(max(map(abs, error)) <= 40, "their bound")
+        # The last leaf, the path of the frames beside it, and the root.
+        leaf = b"cryptflow/v1/canaries\0" + raw
+        path, left = [], frames
+        while left:
+            size = 1 << len(left).bit_length() - 1
+            path.append(head_of(left[:size]).hex())
+            left = left[size:]
+        check(path == case["path"], "the path of canaries")
+        leaves = [*frames, leaf]
+        head, number = head_of(leaves), struct.pack("<Q", len(leaves))
+        root = derive("cryptflow/v1/root", head, number)
+        check(root.hex() == case["root"], "a root with canaries")
+
+
 def streams() -> None:
     """Check streams.json: samples of given words, every stream of a seed."""
     every: Case = json.loads((VECTORS / "streams.json").read_text())
@@ -1115,11 +1157,14 @@ def main() -> None:
     components(rings)
     canonical("canonical.json", OBJECTS)
     canonical("cohort.json", COHORT)
-    extensions()
+    extensions("extensions.json")
+    extensions("extended.json")
+    canaries(rings)
     digests()
     print(
         "verified: expander, sampler, streams, lanes, digits, frames, malformed, "
-        "components, rounds, slots, canonical, cohort, extensions, digests"
+        "components, rounds, slots, canonical, cohort, extensions, extended, "
+        "canaries, digests"
     )
 
 

@@ -241,7 +241,14 @@ const maxAttempts = 10
 func (s *Service) ask(ctx context.Context, p *place) error {
 	m := task.Signed{Bytes: p.round.Manifest}
 	m.Signature = signBytes(s.c.Signing, m.Bytes)
-	reply, err := s.c.Keys.Decide(ctx, &pb.Signed{Object: m.Bytes, Signature: m.Signature})
+	canaries, damaged, err := s.canaries(ctx, p)
+	switch {
+	case err != nil:
+		return err
+	case len(damaged) > 0:
+		return s.leaveOut(ctx, p, damaged)
+	}
+	reply, err := s.c.Keys.Decide(ctx, &pb.DecideRequest{Object: m.Bytes, Signature: m.Signature, Canaries: canaries})
 	err = rpc.FromStatus(err, "key service")
 	switch {
 	case errors.Is(err, errs.ErrManifest):
@@ -279,7 +286,8 @@ func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
 	}))
 }
 
-// leaveOut takes clients that the key service refused by name out of the set.
+// leaveOut takes clients out of the set that the key service refused by name, or
+// whose contributions are damaged.
 func (s *Service) leaveOut(ctx context.Context, p *place, refused []string) error {
 	s.c.Log.Warn("clients are left out of a round", "task", p.task.Name, "round", p.n, "clients", strings.Join(refused, ", "))
 	left := p.round.Committed
@@ -296,12 +304,13 @@ func (s *Service) leaveOut(ctx context.Context, p *place, refused []string) erro
 		if left = x.Committed; left == before {
 			return fmt.Errorf("the key service refuses clients that are not in the set: %w", errs.ErrManifest)
 		}
+		x.Refused = append(x.Refused, refused...)
 		return nil
 	}); err != nil {
 		return err
 	}
 	if left < p.task.MinCohort {
-		return s.abort(ctx, p, fmt.Sprintf("the key service refused %s; %d clients are left, at least %d are needed",
+		return s.abort(ctx, p, fmt.Sprintf("the set cannot be decided with %s; %d clients are left, at least %d are needed",
 			strings.Join(refused, ", "), left, p.task.MinCohort))
 	}
 	return nil

@@ -251,7 +251,7 @@ func (s *Service) Commit(ctx context.Context, in *pb.CommitRequest) (*pb.Signed,
 	if err := u.Upload.Commit(merkle.Hash(in.Root)); err != nil {
 		return nil, err
 	}
-	row := &commitRow{Root: in.Root, Weight: in.Weight, Blob: u.blob, Frames: uint32(u.geometry.Frames()), Bytes: uint64(u.geometry.Size())}
+	row := &commitRow{Root: in.Root, Weight: in.Weight, Blob: u.blob, Frames: uint32(u.geometry.Frames()), Bytes: uint64(u.geometry.Size()), Path: u.Path()}
 	if err := s.admit(ctx, in, caller.Name, row); err != nil {
 		return nil, err
 	}

@@ -142,6 +142,7 @@ type roundRow struct {
 	Closed    bool       `json:"closed"` // the key service has the result
 	// Missing are the clients that announced themselves and are not in the set.
 	Missing  []string  `json:"missing,omitempty"`
+	Refused  []string  `json:"refused,omitempty"`  // committed, and left out by name
 	Failed   string    `json:"failed,omitempty"`   // why a published sum does not count
 	Attempts uint32    `json:"attempts,omitempty"` // to have the set decided, that failed
 	ClosedAt time.Time `json:"closed_at"`
@@ -161,6 +162,8 @@ type commitRow struct {
 	Blob   string `json:"blob"`
 	Frames uint32 `json:"frames"`
 	Bytes  uint64 `json:"bytes"`
+	// Path proves the canaries beside the frames, in a task that has them.
+	Path [][]byte `json:"path,omitempty"`
 }
 
 func roundKey(name string, n uint32) string            { return fmt.Sprintf("%s/%08x", name, n) }

@@ -87,7 +87,7 @@ func roundStatus(r storage.Reader, t *task.Task, n uint32) (*pb.RoundStatus, err
 	x := &pb.RoundStatus{
 		Round: n, State: pb.RoundState(row.State), Committed: row.Committed,
 		Enrolled: uint32(len(t.Members)), MinCohort: t.MinCohort, Reason: row.Reason,
-		Missing: row.Missing, Failed: row.Failed,
+		Missing: row.Missing, Failed: row.Failed, Refused: row.Refused,
 	}
 	if row.Spec != nil {
 		d := row.spec()

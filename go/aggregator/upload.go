@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/cryptflow/cryptflow/go/canary"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/frame"
 	"github.com/cryptflow/cryptflow/go/merkle"
@@ -39,7 +40,8 @@ type Upload struct {
 	segment  Segment
 	leaves   []merkle.Hash
 	tree     merkle.Tree
-	failed   error // of the segment: final, the client begins again
+	canary   []byte // of the control frame; nil without canaries
+	failed   error  // of the segment: final, the client begins again
 	done     bool
 }
 
@@ -81,6 +83,12 @@ func (u *Upload) Put(index int, b []byte) error {
 		}
 		return nil
 	}
+	if index == u.geometry.ControlIndex() && u.geometry.Canaries > 0 {
+		var err error
+		if u.canary, err = u.geometry.Canary(b); err != nil {
+			return fmt.Errorf("frame %d: %w", index, err)
+		}
+	}
 	if _, err := u.segment.Write(b); err != nil {
 		return u.fail(fmt.Errorf("storing frame %d: %w", index, err))
 	}
@@ -100,7 +108,7 @@ func (u *Upload) Commit(root merkle.Hash) error {
 	if have := len(u.leaves); have != u.geometry.Frames() {
 		return fmt.Errorf("%d of %d frames: %w", have, u.geometry.Frames(), errs.ErrIncomplete)
 	}
-	if u.tree.Root() != root {
+	if canary.Root(u.tree, u.canary) != root {
 		return fmt.Errorf("committing: %w", errs.ErrRoot)
 	}
 	if u.done {
@@ -111,6 +119,17 @@ func (u *Upload) Commit(root merkle.Hash) error {
 	}
 	u.done = true
 	return nil
+}
+
+// Path is what proves the canaries of a complete upload beside its frames; nil
+// without canaries.
+func (u *Upload) Path() [][]byte {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.canary == nil {
+		return nil
+	}
+	return canary.Path(&u.tree)
 }
 
 // Abort gives up an upload that was not committed.

@@ -15,7 +15,6 @@ import (
 
 	"github.com/cryptflow/cryptflow/go/client"
 	"github.com/cryptflow/cryptflow/go/config"
-	"github.com/cryptflow/cryptflow/go/envelope"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/rpc"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
@@ -134,49 +133,6 @@ func TestAnAggregatorSaysThatTheRoundWasAborted(t *testing.T) {
 				}
 				others.Wait()
 			})
-		}
-	}
-}
-
-// TestAClientDepositsAnotherKeyThanItUsed: the sum does not open for anybody. The
-// round counts for nobody, everybody hears why, and the next one starts from the
-// same model.
-func TestAClientDepositsAnotherKeyThanItUsed(t *testing.T) {
-	const values = 100
-	w := newWorld(t, 4)
-	w.create(t, "t", 0, 4, values, 1)
-	liar := w.member(t, "t", 3, time.Minute, bent(func(method string, in, _ any, call func() error) error {
-		if deposit, ok := in.(*pb.DepositRequest); ok && method == "Deposit" {
-			reply, err := w.spec(t, 3, "t", 0)
-			if err != nil {
-				return err
-			}
-			if deposit.Sealed, err = envelope.Seal(reply.HPKE, envelope.Deposit, deposit.Deposit, make([]byte, 32)); err != nil {
-				return err
-			}
-		}
-		return call()
-	})...)
-	honest := w.members(t, "t", 0, 3)
-	update := make([]float32, values)
-	var all sync.WaitGroup
-	failures := make([]error, 4)
-	for i, x := range append(honest, liar) {
-		all.Go(func() {
-			_, failures[i] = x.Average(t.Context(), client.Update{Values: update, Examples: 1}, make([]float32, values), quiet)
-		})
-	}
-	all.Wait()
-	for i, err := range failures {
-		if !errors.Is(err, errs.ErrFailed) || !strings.Contains(err.Error(), "of 4 clients could not open the sum") {
-			t.Fatalf("client %d: %v", i, err)
-		}
-	}
-	// The task has one round to publish: the failed one is not it.
-	for _, x := range honest {
-		r, err := x.Open(t.Context())
-		if err != nil || r.Spec.Round != 1 || r.Spec.Step != 0 || r.Spec.Spent() != 1 {
-			t.Fatalf("%+v, %v", r, err)
 		}
 	}
 }

@@ -66,9 +66,13 @@ type TaskRequest struct {
 	MinCohort       uint32       `json:"min_cohort"`  // half of the members, the key service's floor at least
 	Fraction        *float64     `json:"fraction"`    // 0.8 of those who announced
 	PerOrganisation uint32       `json:"per_organisation"`
-	Trim            uint32       `json:"trim"`     // largest claims on a range that are ignored; none
-	Deadline        uint32       `json:"deadline"` // seconds; 600
-	Rounds          uint32       `json:"rounds"`   // 10
+	Trim            uint32       `json:"trim"` // largest claims on a range that are ignored; none
+	// Canaries is the number of coefficients of each contribution by which the
+	// key service finds one that is not under its deposited key: 8 in sum-key
+	// and none in shared-key, where the round has one key for all.
+	Canaries *uint32 `json:"canaries"`
+	Deadline uint32  `json:"deadline"` // seconds; 600
+	Rounds   uint32  `json:"rounds"`   // 10
 	// InitialModel says who keeps the first model: stored, at the aggregator,
 	// or clients, each of which brings it. Its digest is signed either way.
 	InitialModel string `json:"initial_model"` // stored
@@ -139,6 +143,11 @@ func (q *TaskRequest) build(aggregator, kms *pb.ServiceInfo) (*task.Task, error)
 	var err error
 	if t.Mode, err = params.ParseMode(or(q.Mode, params.SumKey.String())); err != nil {
 		return nil, err
+	}
+	if q.Canaries != nil {
+		t.Canaries = *q.Canaries
+	} else if t.Mode == params.SumKey {
+		t.Canaries = params.DefaultCanaries
 	}
 	if t.Rounding, err = params.ParseRounding(or(q.Rounding, params.Stochastic.String())); err != nil {
 		return nil, err

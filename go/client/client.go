@@ -333,7 +333,7 @@ func (x *Client) sealed(r *Round) (seal.Round, error) {
 	}
 	out := seal.Round{
 		Scheme: shape.Scheme, SpecDigest: r.Digest, Metrics: shape.Metrics, WeightCap: shape.WeightCap,
-		Tag: &r.tag, Nonce: r.Spec.Nonce, PublicKey: r.PublicKey,
+		Tag: &r.tag, Nonce: r.Spec.Nonce, PublicKey: r.PublicKey, Canaries: shape.Canaries,
 	}
 	for _, t := range shape.Layout {
 		out.Tensors = append(out.Tensors, seal.Tensor{Name: t.Name, Count: t.Count(), Range: t.Range, Precise: t.Precise})

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
+	"github.com/cryptflow/cryptflow/go/canary"
 	"github.com/cryptflow/cryptflow/go/envelope"
 	"github.com/cryptflow/cryptflow/go/errs"
 	"github.com/cryptflow/cryptflow/go/merkle"
@@ -355,7 +356,11 @@ func (x *Client) put(ctx context.Context, c *Contribution, upload *pb.UploadInfo
 		}
 		tree.Append(leaf)
 	}
-	c.root = tree.Root()
+	own, ok := c.sealer.Canary()
+	if ok != (c.sealer.Geometry().Canaries > 0) {
+		return fmt.Errorf("the canaries were never sealed: %w", errs.ErrInternal)
+	}
+	c.root = canary.Root(tree, own)
 	return nil
 }
 

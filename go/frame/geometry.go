@@ -14,6 +14,7 @@ type Geometry struct {
 	Scheme   *params.Scheme
 	Values   int64         // values of the update
 	Controls int           // entries of the control chunk
+	Canaries int           // coefficients of zero after them
 	Key      [KeySize]byte // key id of the round
 }
 
@@ -26,9 +27,17 @@ func (g Geometry) Validate() error {
 		return fmt.Errorf("%d values; an update has 1 to %d: %w", g.Values, int64(params.MaxValues), errs.ErrParameters)
 	case g.Controls < 1 || g.Controls > g.Scheme.N()/params.Limbs:
 		return fmt.Errorf("%d control entries; one chunk has room for 1 to %d: %w", g.Controls, g.Scheme.N()/params.Limbs, errs.ErrParameters)
+	case g.Canaries < 0 || g.Canaries > params.MaxCanaries || g.control() > g.Scheme.N():
+		return fmt.Errorf("%d canaries beside %d control entries; a chunk has %d coefficients, and at most %d canaries: %w",
+			g.Canaries, g.Controls, g.Scheme.N(), params.MaxCanaries, errs.ErrParameters)
+	case g.Canaries > 0 && g.Scheme.Mode != params.SumKey:
+		return fmt.Errorf("canaries are of keys that clients have of their own, as in sum-key: %w", errs.ErrParameters)
 	}
 	return nil
 }
+
+// control is the number of coefficients of the control chunk.
+func (g Geometry) control() int { return g.Controls*params.Limbs + g.Canaries }
 
 // Frames is the number of frames of a contribution: data chunks and the
 // control chunk.
@@ -45,7 +54,7 @@ func (g Geometry) Header(index int) Header {
 	}
 	if index == g.ControlIndex() {
 		h.Encoding = params.Control
-		h.Coefficients = uint32(g.Controls * params.Limbs)
+		h.Coefficients = uint32(g.control())
 	} else {
 		h.Coefficients = uint32(g.Scheme.Coefficients(g.Values, index))
 	}
@@ -54,7 +63,7 @@ func (g Geometry) Header(index int) Header {
 
 // FrameSize is the length of frame index.
 func (g Geometry) FrameSize(index int) int {
-	n := g.Controls * params.Limbs
+	n := g.control()
 	if index != g.ControlIndex() {
 		n = g.Scheme.Coefficients(g.Values, index)
 	}

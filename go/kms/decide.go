@@ -30,8 +30,8 @@ const maxReason = 200
 // open its sum is sealed to each of its clients and stored in the same
 // transaction; the answer itself carries no key material. Refusals are
 // recorded before they are answered.
-func (s *Service) Decide(ctx context.Context, in *pb.Signed) (*pb.DecisionReply, error) {
-	object := unsigned(in)
+func (s *Service) Decide(ctx context.Context, in *pb.DecideRequest) (*pb.DecisionReply, error) {
+	object := task.Signed{Bytes: in.Object, Signature: in.Signature}
 	m, failed := task.ParseManifest(object.Bytes)
 	if failed != nil && !errors.Is(failed, errs.ErrManifest) {
 		return nil, failed
@@ -65,8 +65,12 @@ func (s *Service) Decide(ctx context.Context, in *pb.Signed) (*pb.DecisionReply,
 		if err != nil || before != nil {
 			return d, err
 		}
+		proven, err := provenCanaries(t, roundSpec, m, in.Canaries)
+		if err != nil {
+			return nil, err
+		}
 		x.Manifest, x.ManifestBy, x.Missing = object.Bytes, object.Signature, facts.Missing(m)
-		return d, s.release(w, t, x, m, d)
+		return d, s.release(w, t, x, m, proven, d)
 	})
 }
 
@@ -278,8 +282,9 @@ func (s *Service) refuse(ctx context.Context, spec task.Digest, by string, refus
 	}), refused)
 }
 
-// release seals what opens the sum to every client of the set.
-func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Manifest, d *task.Decision) error {
+// release seals what opens the sum to every client of the set, once the
+// canaries of each are under its deposited key.
+func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Manifest, proven *canaries, d *task.Decision) error {
 	scheme, err := t.Scheme()
 	if err != nil {
 		return err
@@ -299,9 +304,15 @@ func (s *Service) release(w storage.Writer, t *task.Task, x *round, m *task.Mani
 		if err != nil || !ok {
 			return errors.Join(err, fmt.Errorf("the deposit of %s: %w", e.Client, errs.ErrManifest))
 		}
-		if seeds[i], err = openDeposit(k, t, &in); err != nil {
+		if seeds[i], err = openDeposit(k, t, &in); err == nil {
+			err = proven.check(i, m, seeds[i])
+		}
+		switch {
+		case errors.Is(err, errs.ErrDeposit):
 			bad.add(e.Client, err)
 			continue
+		case err != nil:
+			return err // it is nobody's fault
 		}
 		replies[i] = in.ReplyKey
 	}
@@ -418,6 +429,10 @@ func (s *Service) FetchRelease(ctx context.Context, in *pb.ReleaseRequest) (out 
 		m, err := task.ParseManifest(x.Manifest)
 		if err != nil {
 			return err
+		}
+		if slices.Contains(x.Excluded, caller.Name) {
+			return fmt.Errorf("round %d of %s: the key service refused this client's contribution by name; the audit log says why: %w",
+				x.Round, x.Task, errs.ErrNotInCohort)
 		}
 		if !contains(m, caller.Name) {
 			return fmt.Errorf("round %d of %s: %w", x.Round, x.Task, errs.ErrNotInCohort)

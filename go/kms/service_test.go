@@ -167,6 +167,13 @@ func (d *desk) gift(s *task.RoundSpec, client string, root byte) *gift {
 	if g.reply, err = envelope.NewKey(); err != nil {
 		d.t.Fatal(err)
 	}
+	g.in = d.reseal(s, g)
+	return g
+}
+
+// reseal is the request of a deposit as it stands now.
+func (d *desk) reseal(s *task.RoundSpec, g *gift) *pb.DepositRequest {
+	d.t.Helper()
 	seed := g.seed[:]
 	if d.task.Mode == params.SharedKey {
 		seed = nil
@@ -175,8 +182,7 @@ func (d *desk) gift(s *task.RoundSpec, client string, root byte) *gift {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	g.in = &pb.DepositRequest{Deposit: g.Canonical(), Sealed: sealed, ReplyKey: g.reply.Public()}
-	return g
+	return &pb.DepositRequest{Deposit: g.Canonical(), Sealed: sealed, ReplyKey: g.reply.Public()}
 }
 
 func (d *desk) give(g *gift) {
@@ -205,7 +211,13 @@ func manifest(gifts []*gift) *task.Manifest {
 }
 
 func (d *desk) ask(m *task.Manifest) (*pb.DecisionReply, error) {
-	return d.Decide(as(identity.Aggregator, "sum"), pbSigned(task.Sign(m, d.aggregator)))
+	return d.decideWith(m, nil)
+}
+
+// decideWith presents a manifest with canaries.
+func (d *desk) decideWith(m *task.Manifest, canaries []*pb.Canary) (*pb.DecisionReply, error) {
+	object := task.Sign(m, d.aggregator)
+	return d.Decide(as(identity.Aggregator, "sum"), &pb.DecideRequest{Object: object.Bytes, Signature: object.Signature, Canaries: canaries})
 }
 
 // events counts the audit log's records by event, after verifying all of it.
@@ -485,7 +497,8 @@ func TestTheGateRefusesAndRecords(t *testing.T) {
 	refused := 0
 	check := func(what string, m *task.Manifest, by ed25519.PrivateKey, code error) {
 		t.Helper()
-		_, err := d.Decide(as(identity.Aggregator, "sum"), pbSigned(task.Sign(m, by)))
+		object := task.Sign(m, by)
+		_, err := d.Decide(as(identity.Aggregator, "sum"), &pb.DecideRequest{Object: object.Bytes, Signature: object.Signature})
 		want(t, what, err, code)
 		refused++
 		if n := d.events()[audit.Refused]; n != refused {

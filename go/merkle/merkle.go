@@ -15,6 +15,7 @@ package merkle
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 )
 
 // Hash is a SHA-256 digest.
@@ -56,6 +57,19 @@ func (t *Tree) Append(leaf Hash) {
 		t.complete = t.complete[:k-1]
 	}
 }
+
+// Complete are the roots of the complete subtrees, the largest first: one for
+// each bit of the count.
+func (t *Tree) Complete() []Hash { return slices.Clone(t.complete) }
+
+// Resume is a tree of count leaves of which only the roots of the complete
+// subtrees are known, one for each bit of the count.
+func Resume(complete []Hash, count uint64) Tree {
+	return Tree{complete: slices.Clone(complete), count: count}
+}
+
+// Clone is a tree that grows by itself.
+func (t *Tree) Clone() Tree { return Resume(t.complete, t.count) }
 
 // Count is the number of leaves.
 func (t *Tree) Count() uint64 { return t.count }

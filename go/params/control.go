@@ -15,6 +15,14 @@ const (
 	ControlMetrics
 )
 
+// A task with canaries has between 1 and MaxCanaries coefficients of zero after
+// the entries of its control chunk; DefaultCanaries unless an admin says
+// otherwise. One of them passes under a wrong key with probability 81/Q.
+const (
+	DefaultCanaries = 8
+	MaxCanaries     = 64
+)
+
 // Controls is the order of a control chunk's entries.
 type Controls struct {
 	Metrics int
@@ -23,10 +31,11 @@ type Controls struct {
 	Tensors int
 }
 
-// ControlsOf is the order for metrics and tensors in a ring of degree n.
-func ControlsOf(metrics, tensors, n int) Controls {
+// ControlsOf is the order for metrics and tensors, beside canaries, in a ring
+// of degree n.
+func ControlsOf(metrics, tensors, canaries, n int) Controls {
 	c := Controls{Metrics: metrics, Tensors: tensors}
-	if c.Count() > n/Limbs {
+	if c.Count() > (n-canaries)/Limbs {
 		c.Tensors = 0
 	}
 	return c

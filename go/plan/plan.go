@@ -145,7 +145,11 @@ func (q Request) promise() (*privacy.Promise, error) {
 }
 
 func describe(s *params.Scheme, q Request) Option {
-	g := frame.Geometry{Scheme: s, Values: q.Values, Controls: params.ControlsOf(1, 1, s.N()).Count()}
+	g := frame.Geometry{Scheme: s, Values: q.Values}
+	if s.Mode == params.SumKey {
+		g.Canaries = params.DefaultCanaries
+	}
+	g.Controls = params.ControlsOf(1, 1, g.Canaries, s.N()).Count()
 	o := Option{
 		Preset: s.Name, Mode: s.Mode.String(), Encoding: s.Encoding.String(), Values: q.Values, Clients: q.Clients, Bits: q.Bits,
 		Lanes: s.Lanes, Headroom: s.Headroom, DeltaBits: s.LogDelta, Degree: s.N(), ModulusQ: s.Q().BitLen(),

@@ -179,11 +179,18 @@ func TestClientsSendSmallMessages(t *testing.T) {
 		least  int64
 	}{
 		{identity.Client, flight + "DoPut", MaxMessage}, {identity.Admin, aggregator + "PutModel", MaxMessage},
-		{identity.Admin, keys + "CreateTask", MaxMessage}, {identity.Aggregator, keys + "Decide", MaxMessage},
+		{identity.Admin, keys + "CreateTask", MaxMessage}, {identity.Aggregator, keys + "Decide", MaxDecide},
 		{identity.Client, keys + "Deposit", 8 << 10}, {identity.Client, aggregator + "Commit", 8 << 10},
 	} {
 		if n := messageLimit(of(x.role), x.method); n < x.least {
 			t.Errorf("%s: %s takes %d bytes", x.role, x.method, n)
+		}
+	}
+	for method := range KeyTable() {
+		for _, role := range []identity.Role{identity.Admin, identity.Aggregator, identity.Client, identity.KMS} {
+			if n := messageLimit(of(role), method); n > MaxMessage+framing && (role != identity.Aggregator || method != keys+"Decide") {
+				t.Errorf("%s may send %d bytes to %s", role, n, method)
+			}
 		}
 	}
 }

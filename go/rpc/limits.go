@@ -44,6 +44,8 @@ func messageLimit(id identity.Identity, method string) int64 {
 	switch {
 	case method == flight+"DoPut", method == aggregator+"PutModel":
 		return unlimited // message by message, each of MaxMessage at most
+	case id.Role == identity.Aggregator && method == keys+"Decide":
+		return MaxDecide + framing
 	case id.Role == identity.Aggregator, id.Role == identity.Admin && strings.HasSuffix(method, "/CreateTask"):
 		return MaxMessage + framing
 	}

@@ -26,6 +26,10 @@ const (
 	// MaxMessage is the largest message a service takes: the largest frame,
 	// 418 KB, in a batch with its neighbour, with room for metadata.
 	MaxMessage = 1 << 20
+	// MaxDecide is the largest request for a decision: the manifest of the
+	// largest cohort, and for each of its clients the largest canaries with the
+	// path of the largest update. Aggregators alone may send it, to key services.
+	MaxDecide = 12 << 20
 	// maxReply is the largest message a client takes: a manifest and a
 	// release of the largest cohort.
 	maxReply = 4 << 20
@@ -98,7 +102,7 @@ func NewServer(c *identity.Credentials, table identity.Table, limits Limits, log
 	g := &gate{table: table, log: log, observe: observe, crowd: crowd, before: before}
 	s := grpc.NewServer(
 		grpc.Creds(noted{gathering{credentials.NewTLS(c.Server())}, log, crowd}),
-		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(maxReply),
+		grpc.MaxRecvMsgSize(largest(c.Self.Role)), grpc.MaxSendMsgSize(maxReply),
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(4*window),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
 		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(writeBuffer),
@@ -109,6 +113,15 @@ func NewServer(c *identity.Credentials, table identity.Table, limits Limits, log
 		grpc.InTapHandle(g.tap), grpc.UnaryInterceptor(g.unary), grpc.StreamInterceptor(g.stream),
 	)
 	return &Server{s, crowd}
+}
+
+// largest is the largest message that gRPC takes; [messageLimit] bounds each
+// method to what it needs.
+func largest(service identity.Role) int {
+	if service == identity.KMS {
+		return MaxDecide
+	}
+	return MaxMessage
 }
 
 // pool recycles the buffers of connections to and of a service. Those of the

@@ -317,19 +317,33 @@ func TestExtensionVectors(t *testing.T) {
 			fields[name] = v
 		}
 	}
-	var cases []object
-	for _, c := range []struct {
-		object *task.Task
-		fields object
-		items  []object
-	}{
+	write := func(file string, all []extendedTask) {
+		vectors(t, file, "tasks with extensions, by their fields and as bytes: docs/canonical.md", extensionCases(t, all))
+	}
+	write("extensions.json", []extendedTask{
 		{plain(func(x *task.Task) { x.Trim = 1 }), all["task"].fields, list(3, "01000000")},
 		{plain(func(x *task.Task) { x.Layout[1].Precise, x.Layout[2].NonNegative, x.Trim = true, true, 2 }), all["task"].fields, list(2, "000102", 3, "02000000")},
 		{plain(func(x *task.Task) {
 			x.Layout[0].Precise, x.Layout[0].NonNegative, x.Trim = true, true, 1
 		}), all["task"].fields, list(2, "030000", 3, "01000000")},
 		{&private, fields, list(1, hex.EncodeToString(promise), 2, "02"+strings.Repeat("00", len(private.Layout)-1))},
-	} {
+	})
+	write("extended.json", []extendedTask{
+		{plain(func(x *task.Task) { x.Canaries = 1 }), all["task"].fields, list(4, "01000000")},
+		{plain(func(x *task.Task) { x.Trim, x.Canaries = 1, 64 }), all["task"].fields, list(3, "01000000", 4, "40000000")},
+	})
+}
+
+// extendedTask is a task, its fields without extensions, and these.
+type extendedTask struct {
+	object *task.Task
+	fields object
+	items  []object
+}
+
+func extensionCases(t *testing.T, all []extendedTask) (cases []object) {
+	t.Helper()
+	for _, c := range all {
 		b := c.object.Canonical()
 		if _, err := task.ParseTask(b); err != nil {
 			t.Fatal(err)
@@ -356,5 +370,5 @@ func TestExtensionVectors(t *testing.T) {
 			"sha256": task.DigestOf(c.object).String(), "malformed": malformed,
 		})
 	}
-	vectors(t, "extensions.json", "tasks with extensions, by their fields and as bytes: docs/canonical.md", cases)
+	return cases
 }

@@ -107,6 +107,9 @@ func (o *Opener) OpenControl(b []byte) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := encoding.CheckCanaries(w.words, o.geometry.CanaryFrom(), o.geometry.Canaries); err != nil {
+		return nil, err
+	}
 	if err := o.fit(high); err != nil {
 		return nil, err
 	}

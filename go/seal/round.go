@@ -50,6 +50,7 @@ type Round struct {
 	Metrics    []string // named scalars that contributions may carry
 	WeightCap  uint32   // largest num_examples of one client, w_cap
 	Tag        *tag.Key // of the round; contributions carry no tag without it
+	Canaries   int      // coefficients of zero in the control chunk
 
 	// Shared-key only: the round's public key and the nonce from which its
 	// public half is expanded.
@@ -114,7 +115,7 @@ func (r Round) sealed() int64 {
 
 // Controls is the order of the control chunk.
 func (r Round) Controls() params.Controls {
-	return params.ControlsOf(len(r.Metrics), len(r.Tensors), r.Scheme.N())
+	return params.ControlsOf(len(r.Metrics), len(r.Tensors), r.Canaries, r.Scheme.N())
 }
 
 // hasher computes tags; nil in a round without them.
@@ -128,7 +129,7 @@ func (r Round) hasher() *tag.Hasher {
 // Geometry is the shape of a contribution's frames.
 func (r Round) Geometry() frame.Geometry {
 	return frame.Geometry{
-		Scheme: r.Scheme, Values: r.sealed(), Controls: r.Controls().Count(),
+		Scheme: r.Scheme, Values: r.sealed(), Controls: r.Controls().Count(), Canaries: r.Canaries,
 		Key: [frame.KeySize]byte(r.SpecDigest[:frame.KeySize]),
 	}
 }

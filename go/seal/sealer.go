@@ -36,6 +36,7 @@ type Sealer struct {
 	mu     sync.Mutex // one Seal at a time; guards leaves
 	leaves []leaf
 	tags   []chunkTag // of data chunks; each is written by the worker that has the chunk
+	canary []byte     // of the control frame that was sealed, in a round with canaries
 }
 
 // chunkTag is the tag of a data chunk, once it was encoded.
@@ -213,6 +214,14 @@ func (s *Sealer) Leaf(index int) (h [sha256.Size]byte, ok bool) {
 	return s.leaves[index].hash, s.leaves[index].known
 }
 
+// Canary is what [frame.Geometry.Canary] says of the control frame, once it was
+// sealed.
+func (s *Sealer) Canary() (b []byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.canary), s.canary != nil
+}
+
 // Seal makes frames [from, to) and passes them to emit in order. It may be
 // called again for the same frames, which are then the same bytes; when the
 // update changed in between it returns ErrContribution before emitting the
@@ -327,6 +336,11 @@ func (s *Sealer) deliver(index int, f *slot, emit func(int, []byte) error) (err 
 	if known.known && known.hash != f.leaf {
 		return fmt.Errorf("frame %d: the update changed since it was first encrypted; contribute it with new secrets: %w", index, errs.ErrContribution)
 	}
+	if index == s.geometry.ControlIndex() && s.geometry.Canaries > 0 && s.canary == nil {
+		if s.canary, err = s.geometry.Canary(f.buf[:f.n]); err != nil {
+			return err
+		}
+	}
 	known.hash, known.known = f.leaf, true
 	return emit(index, f.buf[:f.n])
 }
@@ -354,6 +368,7 @@ func (w *sealWorker) fill(f *slot, s *Sealer, index int) {
 
 func (w *sealWorker) encode(s *Sealer, index int) error {
 	if index == s.geometry.ControlIndex() {
+		encoding.ClearCanaries(w.words, s.geometry.CanaryFrom(), s.geometry.Canaries)
 		return encoding.EncodeControl(w.words, s.controls)
 	}
 	from, to := s.geometry.Span(index)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/cryptflow/cryptflow/go/arrowio"
+	"github.com/cryptflow/cryptflow/go/canary"
 	"github.com/cryptflow/cryptflow/go/client"
 	"github.com/cryptflow/cryptflow/go/config"
 	"github.com/cryptflow/cryptflow/go/envelope"
@@ -197,7 +198,7 @@ func TestRolesAreRefusedByMethod(t *testing.T) {
 	denied("a client listing tasks", err, errs.ErrDenied)
 	_, err = keys.OpenRound(t.Context(), &pb.OpenRequest{Task: "t"})
 	denied("a client opening a round", err, errs.ErrDenied)
-	_, err = keys.Decide(t.Context(), &pb.Signed{})
+	_, err = keys.Decide(t.Context(), &pb.DecideRequest{})
 	denied("a client asking for a release", err, errs.ErrDenied)
 	sum := w.issue(t, identity.Identity{Domain: "cryptflow.local", Role: identity.Aggregator, Name: "aggregator"}, time.Hour, time.Now(), false)
 	_, keys = as(w.Admin, &sum)
@@ -266,7 +267,7 @@ func (w *world) forger(t *testing.T, i int) *forger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.sealed = seal.Round{Scheme: scheme, SpecDigest: f.round.Digest, Metrics: f.x.Task().Metrics, WeightCap: f.x.Task().WeightCap}
+	f.sealed = seal.Round{Scheme: scheme, SpecDigest: f.round.Digest, Metrics: f.x.Task().Metrics, WeightCap: f.x.Task().WeightCap, Canaries: int(f.x.Task().Canaries)}
 	for _, l := range f.x.Task().Layout {
 		f.sealed.Tensors = append(f.sealed.Tensors, seal.Tensor{Name: l.Name, Count: l.Count(), Range: l.Range})
 	}
@@ -292,7 +293,8 @@ func (f *forger) seal(r seal.Round) (frames [][]byte, root merkle.Hash) {
 	}); err != nil {
 		f.t.Fatal(err)
 	}
-	return frames, tree.Root()
+	own, _ := s.Canary()
+	return frames, canary.Root(tree, own)
 }
 
 func (f *forger) begin(fresh bool) *pb.UploadInfo {

@@ -33,6 +33,7 @@ var extensions = []extension{
 	{extensionPrivacy, "privacy", (*Task).writePrivacy, (*Task).readPrivacy},
 	{2, "tensors", (*Task).writeTensors, (*Task).readTensors},
 	{3, "trim", func(t *Task, w *writer) { w.optional(t.Trim) }, func(t *Task, r *reader) { t.Trim = r.u32() }},
+	{4, "canaries", func(t *Task, w *writer) { w.optional(t.Canaries) }, func(t *Task, r *reader) { t.Canaries = r.u32() }},
 }
 
 // optional writes a number unless it is 0, its default.
@@ -168,6 +169,18 @@ func (t *Task) readTensors(r *reader) {
 	for i, f := range flags {
 		t.Layout[i].Precise, t.Layout[i].NonNegative = f&flagPrecise != 0, f&flagNonNegative != 0
 	}
+}
+
+// checkCanaries refuses canaries that would show nothing, or too much.
+func (t *Task) checkCanaries() error {
+	switch {
+	case t.Canaries > params.MaxCanaries:
+		return fmt.Errorf("task %s: %d canaries; a task has at most %d: %w", t.Name, t.Canaries, params.MaxCanaries, errs.ErrArgument)
+	case t.Canaries > 0 && t.Mode != params.SumKey:
+		return fmt.Errorf("task %s: canaries show whose key a contribution is under, and in %v all have the round's: "+
+			"leave them out: %w", t.Name, t.Mode, errs.ErrArgument)
+	}
+	return nil
 }
 
 // checkExtensions refuses what no round could satisfy.

@@ -14,11 +14,11 @@ import (
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
-// extended is a task with extensions 2 and 3.
+// extended is a task with extensions 2 to 4.
 func extended() *task.Task {
 	x := sample()
 	x.Layout[1].Precise, x.Layout[1].NonNegative = true, true
-	x.MinCohort, x.Trim, x.Ranges = 3, 2, task.RangesNegotiated
+	x.MinCohort, x.Trim, x.Ranges, x.Canaries = 3, 2, task.RangesNegotiated, 8
 	return x
 }
 
@@ -52,12 +52,13 @@ func TestExtensionsRoundTrip(t *testing.T) {
 			x.Ranges = task.RangesNegotiated
 			x.Trim = rapid.Uint32Range(0, x.MinCohort-1).Draw(t, "trim")
 		}
+		x.Canaries = rapid.Uint32Range(0, params.MaxCanaries).Draw(t, "canaries")
 		b := x.Canonical()
 		got, err := task.ParseTask(b)
-		if err != nil || !bytes.Equal(got.Canonical(), b) || got.Trim != x.Trim || (got.Privacy == nil) != (x.Privacy == nil) {
+		if err != nil || !bytes.Equal(got.Canonical(), b) || got.Trim != x.Trim || got.Canaries != x.Canaries || (got.Privacy == nil) != (x.Privacy == nil) {
 			t.Fatalf("does not round-trip: %v", err)
 		}
-		plain := x.Trim == 0
+		plain := x.Trim == 0 && x.Canaries == 0
 		for k, want := range x.Layout {
 			plain = plain && !want.Precise && !want.NonNegative
 			if got.Layout[k].Precise != want.Precise || got.Layout[k].NonNegative != want.NonNegative {
@@ -97,6 +98,8 @@ func TestOneFormOfExtensions(t *testing.T) {
 		"trim of 3 bytes":    {[][]byte{item(3, 1, 0, 0)}, "ends early"},
 		"trim of 5 bytes":    {[][]byte{item(3, 1, 0, 0, 0, 0)}, "trailing"},
 		"trim 0":             {[][]byte{tensors, item(3, 0, 0, 0, 0)}, "canonical form"},
+		"canaries 0":         {[][]byte{item(4, 0, 0, 0, 0)}, "canonical form"},
+		"canaries, 5 bytes":  {[][]byte{item(4, 8, 0, 0, 0, 0)}, "trailing"},
 		"something after":    {[][]byte{tensors, trim[:4]}, ""},
 		"privacy cut":        {[][]byte{item(1, 1, 2, 3), tensors}, "ends early"},
 		"longer than it all": {[][]byte{{3, 0, 0, 0, 255, 255, 255, 255, 1}}, ""},
@@ -141,6 +144,8 @@ func TestExtensionsThatNoRoundSatisfies(t *testing.T) {
 	for name, x := range map[string]*task.Task{
 		"trim of fixed":      changed(extended(), func(x *task.Task) { x.Ranges = task.RangesFixed }),
 		"trim":               changed(extended(), func(x *task.Task) { x.Trim = x.MinCohort }),
+		"canaries":           changed(extended(), func(x *task.Task) { x.Canaries = params.MaxCanaries + 1 }),
+		"shared canaries":    changed(extended(), func(x *task.Task) { x.Mode = params.SharedKey }),
 		"precise slots":      changed(extended(), func(x *task.Task) { x.Encoding = params.Slots }),
 		"precise and noised": private(t, func(x *task.Task) { x.Layout[0].Precise = true }),
 	} {

@@ -101,11 +101,12 @@ type Shape struct {
 	Layout    Layout
 	Metrics   []string
 	WeightCap uint32 // of a client's factor
+	Canaries  int    // coefficients of zero in the control chunk
 }
 
 // Shape derives that of a kind of round.
 func (t *Task) Shape(k Kind) (Shape, error) {
-	s := Shape{Layout: t.Layout, Metrics: t.Metrics, WeightCap: t.WeightCap}
+	s := Shape{Layout: t.Layout, Metrics: t.Metrics, WeightCap: t.WeightCap, Canaries: int(min(t.Canaries, 1<<16))}
 	c := params.Choice{
 		Preset: t.Preset, Mode: t.Mode, Bits: int(min(t.Bits, 1<<16)), Rounding: t.Rounding,
 		Clients: int(min(t.MaxClients, 1<<16)), Weight: int(t.PublicWeightCap()), Encoding: t.Encoding,
@@ -141,7 +142,7 @@ func (s Shape) sealed() int64 {
 func (s Shape) Geometry(spec Digest) (frame.Geometry, error) {
 	g := frame.Geometry{
 		Scheme: s.Scheme, Values: s.sealed(), Key: [frame.KeySize]byte(spec[:frame.KeySize]),
-		Controls: params.ControlsOf(len(s.Metrics), len(s.Layout), s.Scheme.N()).Count(),
+		Controls: params.ControlsOf(len(s.Metrics), len(s.Layout), s.Canaries, s.Scheme.N()).Count(), Canaries: s.Canaries,
 	}
 	return g, g.Validate()
 }

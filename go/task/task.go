@@ -64,6 +64,9 @@ type Task struct {
 	Privacy *privacy.Promise
 	// Trim is how many of the largest claims of a negotiated range are ignored.
 	Trim uint32
+	// Canaries is the number of coefficients of each contribution that the key
+	// service checks before it opens the sum; 0 for none.
+	Canaries uint32
 }
 
 // A task with privacy has a tag of its own, and so has one with extensions: who
@@ -195,6 +198,9 @@ func (t *Task) Check() error {
 		return fmt.Errorf("task name %q: use a-z, 0-9, dot, dash, underscore: %w", t.Name, errs.ErrArgument)
 	}
 	if err := t.Layout.check(); err != nil {
+		return err
+	}
+	if err := t.checkCanaries(); err != nil {
 		return err
 	}
 	for _, k := range []Kind{KindValues, t.Ranges.First()} {

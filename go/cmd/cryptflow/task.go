@@ -270,6 +270,9 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 		t.MinCohort, t.MaxClients, len(t.Members), mayMiss(t))
 	row("protects", "%s", client.Protects(t))
 	row("weight cap", "%d", t.WeightCap)
+	if t.Canaries > 0 {
+		row("canaries", "%d in each contribution, by which the key service refuses by name what is not under its deposited key", t.Canaries)
+	}
 	if t.Privacy != nil {
 		row("privacy", "%s", promised(t))
 	}
@@ -281,6 +284,10 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	}
 	if len(s.Round.Missing) > 0 {
 		row("missing", "%s announced and did not commit", strings.Join(s.Round.Missing, " "))
+	}
+	if len(s.Round.Refused) > 0 {
+		row("refused", "%s committed and was left out: not under its deposited key, or damaged; the key service's audit log says which",
+			strings.Join(s.Round.Refused, " "))
 	}
 	if s.Round.Failed != "" {
 		row("failed", "round %d: %s", s.Round.Round, s.Round.Failed)

@@ -367,6 +367,7 @@ type RoundStatus struct {
 	Cohort             uint32                 `protobuf:"varint,9,opt,name=cohort,proto3" json:"cohort,omitempty"`                                                     // clients of the sealed set
 	Missing            []string               `protobuf:"bytes,10,rep,name=missing,proto3" json:"missing,omitempty"`                                                   // announced, and not in the set
 	Failed             string                 `protobuf:"bytes,11,opt,name=failed,proto3" json:"failed,omitempty"`                                                     // why a published sum does not count
+	Refused            []string               `protobuf:"bytes,12,rep,name=refused,proto3" json:"refused,omitempty"`                                                   // committed, and refused by name or damaged
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -476,6 +477,13 @@ func (x *RoundStatus) GetFailed() string {
 		return x.Failed
 	}
 	return ""
+}
+
+func (x *RoundStatus) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
 }
 
 type TaskStatus struct {
@@ -1394,6 +1402,122 @@ func (x *AbortRound) GetSignature() []byte {
 	return nil
 }
 
+// DecideRequest is a signed manifest, and in a task with canaries those of each
+// of its contributions, in its order.
+type DecideRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        []byte                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`       // a manifest
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // by the task's aggregator
+	Canaries      []*Canary              `protobuf:"bytes,3,rep,name=canaries,proto3" json:"canaries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideRequest) Reset() {
+	*x = DecideRequest{}
+	mi := &file_cryptflow_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideRequest) ProtoMessage() {}
+
+func (x *DecideRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cryptflow_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideRequest.ProtoReflect.Descriptor instead.
+func (*DecideRequest) Descriptor() ([]byte, []int) {
+	return file_cryptflow_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DecideRequest) GetObject() []byte {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *DecideRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *DecideRequest) GetCanaries() []*Canary {
+	if x != nil {
+		return x.Canaries
+	}
+	return nil
+}
+
+// Canary is what a contribution carries in coefficients of value zero, with the
+// proof that its client deposited it.
+type Canary struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Residues      []byte                 `protobuf:"bytes,1,opt,name=residues,proto3" json:"residues,omitempty"`
+	Path          [][]byte               `protobuf:"bytes,2,rep,name=path,proto3" json:"path,omitempty"` // roots of the complete subtrees of the frames' leaves
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Canary) Reset() {
+	*x = Canary{}
+	mi := &file_cryptflow_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Canary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Canary) ProtoMessage() {}
+
+func (x *Canary) ProtoReflect() protoreflect.Message {
+	mi := &file_cryptflow_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Canary.ProtoReflect.Descriptor instead.
+func (*Canary) Descriptor() ([]byte, []int) {
+	return file_cryptflow_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Canary) GetResidues() []byte {
+	if x != nil {
+		return x.Residues
+	}
+	return nil
+}
+
+func (x *Canary) GetPath() [][]byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
 type DecisionReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Decision      *Signed                `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"` // absent: undecided
@@ -1409,7 +1533,7 @@ type DecisionReply struct {
 
 func (x *DecisionReply) Reset() {
 	*x = DecisionReply{}
-	mi := &file_cryptflow_proto_msgTypes[21]
+	mi := &file_cryptflow_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1545,7 @@ func (x *DecisionReply) String() string {
 func (*DecisionReply) ProtoMessage() {}
 
 func (x *DecisionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[21]
+	mi := &file_cryptflow_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1558,7 @@ func (x *DecisionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionReply.ProtoReflect.Descriptor instead.
 func (*DecisionReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{21}
+	return file_cryptflow_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DecisionReply) GetDecision() *Signed {
@@ -1496,7 +1620,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_cryptflow_proto_msgTypes[22]
+	mi := &file_cryptflow_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1632,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[22]
+	mi := &file_cryptflow_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1645,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{22}
+	return file_cryptflow_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseRequest) GetSpec() []byte {
@@ -1550,7 +1674,7 @@ type ReleaseReply struct {
 
 func (x *ReleaseReply) Reset() {
 	*x = ReleaseReply{}
-	mi := &file_cryptflow_proto_msgTypes[23]
+	mi := &file_cryptflow_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1686,7 @@ func (x *ReleaseReply) String() string {
 func (*ReleaseReply) ProtoMessage() {}
 
 func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[23]
+	mi := &file_cryptflow_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1699,7 @@ func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseReply.ProtoReflect.Descriptor instead.
 func (*ReleaseReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{23}
+	return file_cryptflow_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReleaseReply) GetDecision() *Signed {
@@ -1620,7 +1744,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_cryptflow_proto_msgTypes[24]
+	mi := &file_cryptflow_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1756,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[24]
+	mi := &file_cryptflow_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1769,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{24}
+	return file_cryptflow_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Proof) GetIndex() int64 {
@@ -1697,7 +1821,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_cryptflow_proto_msgTypes[25]
+	mi := &file_cryptflow_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1833,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[25]
+	mi := &file_cryptflow_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1846,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{25}
+	return file_cryptflow_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReportRequest) GetSpec() []byte {
@@ -1777,7 +1901,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_cryptflow_proto_msgTypes[26]
+	mi := &file_cryptflow_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1913,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[26]
+	mi := &file_cryptflow_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1926,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{26}
+	return file_cryptflow_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReportReply) GetVerdict() *Signed {
@@ -1829,7 +1953,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_cryptflow_proto_msgTypes[27]
+	mi := &file_cryptflow_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1965,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[27]
+	mi := &file_cryptflow_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1978,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{27}
+	return file_cryptflow_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AuditRequest) GetFrom() int64 {
@@ -1882,7 +2006,7 @@ type AuditReply struct {
 
 func (x *AuditReply) Reset() {
 	*x = AuditReply{}
-	mi := &file_cryptflow_proto_msgTypes[28]
+	mi := &file_cryptflow_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2018,7 @@ func (x *AuditReply) String() string {
 func (*AuditReply) ProtoMessage() {}
 
 func (x *AuditReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cryptflow_proto_msgTypes[28]
+	mi := &file_cryptflow_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2031,7 @@ func (x *AuditReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditReply.ProtoReflect.Descriptor instead.
 func (*AuditReply) Descriptor() ([]byte, []int) {
-	return file_cryptflow_proto_rawDescGZIP(), []int{28}
+	return file_cryptflow_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuditReply) GetRecords() [][]byte {
@@ -1953,7 +2077,7 @@ const file_cryptflow_proto_rawDesc = "" +
 	"signingKey\x12\x14\n" +
 	"\x05floor\x18\x04 \x01(\rR\x05floor\x12\x1f\n" +
 	"\vunix_millis\x18\x05 \x01(\x03R\n" +
-	"unixMillis\"\xd4\x02\n" +
+	"unixMillis\"\xee\x02\n" +
 	"\vRoundStatus\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\rR\x05round\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.cryptflow.v1.RoundStateR\x05state\x12\x12\n" +
@@ -1967,7 +2091,8 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\x06cohort\x18\t \x01(\rR\x06cohort\x12\x18\n" +
 	"\amissing\x18\n" +
 	" \x03(\tR\amissing\x12\x16\n" +
-	"\x06failed\x18\v \x01(\tR\x06failed\"\xb8\x01\n" +
+	"\x06failed\x18\v \x01(\tR\x06failed\x12\x18\n" +
+	"\arefused\x18\f \x03(\tR\arefused\"\xb8\x01\n" +
 	"\n" +
 	"TaskStatus\x12(\n" +
 	"\x04task\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\x04task\x12\x1b\n" +
@@ -2035,7 +2160,14 @@ const file_cryptflow_proto_rawDesc = "" +
 	"AbortRound\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xaa\x02\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"w\n" +
+	"\rDecideRequest\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\fR\x06object\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x120\n" +
+	"\bcanaries\x18\x03 \x03(\v2\x14.cryptflow.v1.CanaryR\bcanaries\"8\n" +
+	"\x06Canary\x12\x1a\n" +
+	"\bresidues\x18\x01 \x01(\fR\bresidues\x12\x12\n" +
+	"\x04path\x18\x02 \x03(\fR\x04path\"\xaa\x02\n" +
 	"\rDecisionReply\x120\n" +
 	"\bdecision\x18\x01 \x01(\v2\x14.cryptflow.v1.SignedR\bdecision\x12%\n" +
 	"\x0ekeys_destroyed\x18\x02 \x01(\bR\rkeysDestroyed\x12)\n" +
@@ -2110,7 +2242,7 @@ const file_cryptflow_proto_rawDesc = "" +
 	"AwaitRound\x12\x1a.cryptflow.v1.AwaitRequest\x1a\x19.cryptflow.v1.RoundStatus\x12C\n" +
 	"\vBeginUpload\x12\x1a.cryptflow.v1.BeginRequest\x1a\x18.cryptflow.v1.UploadInfo\x12;\n" +
 	"\x06Commit\x12\x1b.cryptflow.v1.CommitRequest\x1a\x14.cryptflow.v1.Signed\x12<\n" +
-	"\tGetResult\x12\x14.cryptflow.v1.SpecId\x1a\x19.cryptflow.v1.ResultReply2\xff\x06\n" +
+	"\tGetResult\x12\x14.cryptflow.v1.SpecId\x1a\x19.cryptflow.v1.ResultReply2\x86\a\n" +
 	"\n" +
 	"KeyService\x126\n" +
 	"\x04Info\x12\x13.cryptflow.v1.Empty\x1a\x19.cryptflow.v1.ServiceInfo\x127\n" +
@@ -2120,8 +2252,8 @@ const file_cryptflow_proto_rawDesc = "" +
 	"\tOpenRound\x12\x19.cryptflow.v1.OpenRequest\x1a\x17.cryptflow.v1.SpecReply\x12=\n" +
 	"\aGetSpec\x12\x19.cryptflow.v1.SpecRequest\x1a\x17.cryptflow.v1.SpecReply\x12?\n" +
 	"\bAnnounce\x12\x1d.cryptflow.v1.AnnounceRequest\x1a\x14.cryptflow.v1.Signed\x12=\n" +
-	"\aDeposit\x12\x1c.cryptflow.v1.DepositRequest\x1a\x14.cryptflow.v1.Signed\x12;\n" +
-	"\x06Decide\x12\x14.cryptflow.v1.Signed\x1a\x1b.cryptflow.v1.DecisionReply\x12>\n" +
+	"\aDeposit\x12\x1c.cryptflow.v1.DepositRequest\x1a\x14.cryptflow.v1.Signed\x12B\n" +
+	"\x06Decide\x12\x1b.cryptflow.v1.DecideRequest\x1a\x1b.cryptflow.v1.DecisionReply\x12>\n" +
 	"\x05Abort\x12\x18.cryptflow.v1.AbortRound\x1a\x1b.cryptflow.v1.DecisionReply\x12@\n" +
 	"\vGetDecision\x12\x14.cryptflow.v1.SpecId\x1a\x1b.cryptflow.v1.DecisionReply\x12H\n" +
 	"\fFetchRelease\x12\x1c.cryptflow.v1.ReleaseRequest\x1a\x1a.cryptflow.v1.ReleaseReply\x127\n" +
@@ -2143,7 +2275,7 @@ func file_cryptflow_proto_rawDescGZIP() []byte {
 }
 
 var file_cryptflow_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cryptflow_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_cryptflow_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_cryptflow_proto_goTypes = []any{
 	(RoundState)(0),         // 0: cryptflow.v1.RoundState
 	(*Signed)(nil),          // 1: cryptflow.v1.Signed
@@ -2167,14 +2299,16 @@ var file_cryptflow_proto_goTypes = []any{
 	(*AnnounceRequest)(nil), // 19: cryptflow.v1.AnnounceRequest
 	(*DepositRequest)(nil),  // 20: cryptflow.v1.DepositRequest
 	(*AbortRound)(nil),      // 21: cryptflow.v1.AbortRound
-	(*DecisionReply)(nil),   // 22: cryptflow.v1.DecisionReply
-	(*ReleaseRequest)(nil),  // 23: cryptflow.v1.ReleaseRequest
-	(*ReleaseReply)(nil),    // 24: cryptflow.v1.ReleaseReply
-	(*Proof)(nil),           // 25: cryptflow.v1.Proof
-	(*ReportRequest)(nil),   // 26: cryptflow.v1.ReportRequest
-	(*ReportReply)(nil),     // 27: cryptflow.v1.ReportReply
-	(*AuditRequest)(nil),    // 28: cryptflow.v1.AuditRequest
-	(*AuditReply)(nil),      // 29: cryptflow.v1.AuditReply
+	(*DecideRequest)(nil),   // 22: cryptflow.v1.DecideRequest
+	(*Canary)(nil),          // 23: cryptflow.v1.Canary
+	(*DecisionReply)(nil),   // 24: cryptflow.v1.DecisionReply
+	(*ReleaseRequest)(nil),  // 25: cryptflow.v1.ReleaseRequest
+	(*ReleaseReply)(nil),    // 26: cryptflow.v1.ReleaseReply
+	(*Proof)(nil),           // 27: cryptflow.v1.Proof
+	(*ReportRequest)(nil),   // 28: cryptflow.v1.ReportRequest
+	(*ReportReply)(nil),     // 29: cryptflow.v1.ReportReply
+	(*AuditRequest)(nil),    // 30: cryptflow.v1.AuditRequest
+	(*AuditReply)(nil),      // 31: cryptflow.v1.AuditReply
 }
 var file_cryptflow_proto_depIdxs = []int32{
 	0,  // 0: cryptflow.v1.RoundStatus.state:type_name -> cryptflow.v1.RoundState
@@ -2187,72 +2321,73 @@ var file_cryptflow_proto_depIdxs = []int32{
 	1,  // 7: cryptflow.v1.ResultReply.manifest:type_name -> cryptflow.v1.Signed
 	1,  // 8: cryptflow.v1.ResultReply.decision:type_name -> cryptflow.v1.Signed
 	1,  // 9: cryptflow.v1.SpecReply.spec:type_name -> cryptflow.v1.Signed
-	1,  // 10: cryptflow.v1.DecisionReply.decision:type_name -> cryptflow.v1.Signed
-	25, // 11: cryptflow.v1.DecisionReply.proof:type_name -> cryptflow.v1.Proof
-	25, // 12: cryptflow.v1.DecisionReply.destroyed:type_name -> cryptflow.v1.Proof
-	1,  // 13: cryptflow.v1.DecisionReply.verdict:type_name -> cryptflow.v1.Signed
-	1,  // 14: cryptflow.v1.ReleaseReply.decision:type_name -> cryptflow.v1.Signed
-	1,  // 15: cryptflow.v1.ReleaseReply.manifest:type_name -> cryptflow.v1.Signed
-	25, // 16: cryptflow.v1.ReleaseReply.proof:type_name -> cryptflow.v1.Proof
-	1,  // 17: cryptflow.v1.ReportReply.verdict:type_name -> cryptflow.v1.Signed
-	25, // 18: cryptflow.v1.ReportReply.proof:type_name -> cryptflow.v1.Proof
-	2,  // 19: cryptflow.v1.AggregatorService.Info:input_type -> cryptflow.v1.Empty
-	1,  // 20: cryptflow.v1.AggregatorService.CreateTask:input_type -> cryptflow.v1.Signed
-	2,  // 21: cryptflow.v1.AggregatorService.ListTasks:input_type -> cryptflow.v1.Empty
-	3,  // 22: cryptflow.v1.AggregatorService.GetTask:input_type -> cryptflow.v1.TaskName
-	9,  // 23: cryptflow.v1.AggregatorService.AbortTask:input_type -> cryptflow.v1.AbortRequest
-	3,  // 24: cryptflow.v1.AggregatorService.Watch:input_type -> cryptflow.v1.TaskName
-	10, // 25: cryptflow.v1.AggregatorService.PutModel:input_type -> cryptflow.v1.ModelPart
-	3,  // 26: cryptflow.v1.AggregatorService.GetModel:input_type -> cryptflow.v1.TaskName
-	11, // 27: cryptflow.v1.AggregatorService.AwaitRound:input_type -> cryptflow.v1.AwaitRequest
-	12, // 28: cryptflow.v1.AggregatorService.BeginUpload:input_type -> cryptflow.v1.BeginRequest
-	14, // 29: cryptflow.v1.AggregatorService.Commit:input_type -> cryptflow.v1.CommitRequest
-	4,  // 30: cryptflow.v1.AggregatorService.GetResult:input_type -> cryptflow.v1.SpecId
-	2,  // 31: cryptflow.v1.KeyService.Info:input_type -> cryptflow.v1.Empty
-	1,  // 32: cryptflow.v1.KeyService.CreateTask:input_type -> cryptflow.v1.Signed
-	3,  // 33: cryptflow.v1.KeyService.GetTask:input_type -> cryptflow.v1.TaskName
-	16, // 34: cryptflow.v1.KeyService.OpenRound:input_type -> cryptflow.v1.OpenRequest
-	17, // 35: cryptflow.v1.KeyService.GetSpec:input_type -> cryptflow.v1.SpecRequest
-	19, // 36: cryptflow.v1.KeyService.Announce:input_type -> cryptflow.v1.AnnounceRequest
-	20, // 37: cryptflow.v1.KeyService.Deposit:input_type -> cryptflow.v1.DepositRequest
-	1,  // 38: cryptflow.v1.KeyService.Decide:input_type -> cryptflow.v1.Signed
-	21, // 39: cryptflow.v1.KeyService.Abort:input_type -> cryptflow.v1.AbortRound
-	4,  // 40: cryptflow.v1.KeyService.GetDecision:input_type -> cryptflow.v1.SpecId
-	23, // 41: cryptflow.v1.KeyService.FetchRelease:input_type -> cryptflow.v1.ReleaseRequest
-	1,  // 42: cryptflow.v1.KeyService.CloseRound:input_type -> cryptflow.v1.Signed
-	26, // 43: cryptflow.v1.KeyService.ReportResult:input_type -> cryptflow.v1.ReportRequest
-	28, // 44: cryptflow.v1.KeyService.Audit:input_type -> cryptflow.v1.AuditRequest
-	5,  // 45: cryptflow.v1.AggregatorService.Info:output_type -> cryptflow.v1.ServiceInfo
-	7,  // 46: cryptflow.v1.AggregatorService.CreateTask:output_type -> cryptflow.v1.TaskStatus
-	8,  // 47: cryptflow.v1.AggregatorService.ListTasks:output_type -> cryptflow.v1.TaskList
-	7,  // 48: cryptflow.v1.AggregatorService.GetTask:output_type -> cryptflow.v1.TaskStatus
-	7,  // 49: cryptflow.v1.AggregatorService.AbortTask:output_type -> cryptflow.v1.TaskStatus
-	7,  // 50: cryptflow.v1.AggregatorService.Watch:output_type -> cryptflow.v1.TaskStatus
-	2,  // 51: cryptflow.v1.AggregatorService.PutModel:output_type -> cryptflow.v1.Empty
-	10, // 52: cryptflow.v1.AggregatorService.GetModel:output_type -> cryptflow.v1.ModelPart
-	6,  // 53: cryptflow.v1.AggregatorService.AwaitRound:output_type -> cryptflow.v1.RoundStatus
-	13, // 54: cryptflow.v1.AggregatorService.BeginUpload:output_type -> cryptflow.v1.UploadInfo
-	1,  // 55: cryptflow.v1.AggregatorService.Commit:output_type -> cryptflow.v1.Signed
-	15, // 56: cryptflow.v1.AggregatorService.GetResult:output_type -> cryptflow.v1.ResultReply
-	5,  // 57: cryptflow.v1.KeyService.Info:output_type -> cryptflow.v1.ServiceInfo
-	2,  // 58: cryptflow.v1.KeyService.CreateTask:output_type -> cryptflow.v1.Empty
-	1,  // 59: cryptflow.v1.KeyService.GetTask:output_type -> cryptflow.v1.Signed
-	18, // 60: cryptflow.v1.KeyService.OpenRound:output_type -> cryptflow.v1.SpecReply
-	18, // 61: cryptflow.v1.KeyService.GetSpec:output_type -> cryptflow.v1.SpecReply
-	1,  // 62: cryptflow.v1.KeyService.Announce:output_type -> cryptflow.v1.Signed
-	1,  // 63: cryptflow.v1.KeyService.Deposit:output_type -> cryptflow.v1.Signed
-	22, // 64: cryptflow.v1.KeyService.Decide:output_type -> cryptflow.v1.DecisionReply
-	22, // 65: cryptflow.v1.KeyService.Abort:output_type -> cryptflow.v1.DecisionReply
-	22, // 66: cryptflow.v1.KeyService.GetDecision:output_type -> cryptflow.v1.DecisionReply
-	24, // 67: cryptflow.v1.KeyService.FetchRelease:output_type -> cryptflow.v1.ReleaseReply
-	2,  // 68: cryptflow.v1.KeyService.CloseRound:output_type -> cryptflow.v1.Empty
-	27, // 69: cryptflow.v1.KeyService.ReportResult:output_type -> cryptflow.v1.ReportReply
-	29, // 70: cryptflow.v1.KeyService.Audit:output_type -> cryptflow.v1.AuditReply
-	45, // [45:71] is the sub-list for method output_type
-	19, // [19:45] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	23, // 10: cryptflow.v1.DecideRequest.canaries:type_name -> cryptflow.v1.Canary
+	1,  // 11: cryptflow.v1.DecisionReply.decision:type_name -> cryptflow.v1.Signed
+	27, // 12: cryptflow.v1.DecisionReply.proof:type_name -> cryptflow.v1.Proof
+	27, // 13: cryptflow.v1.DecisionReply.destroyed:type_name -> cryptflow.v1.Proof
+	1,  // 14: cryptflow.v1.DecisionReply.verdict:type_name -> cryptflow.v1.Signed
+	1,  // 15: cryptflow.v1.ReleaseReply.decision:type_name -> cryptflow.v1.Signed
+	1,  // 16: cryptflow.v1.ReleaseReply.manifest:type_name -> cryptflow.v1.Signed
+	27, // 17: cryptflow.v1.ReleaseReply.proof:type_name -> cryptflow.v1.Proof
+	1,  // 18: cryptflow.v1.ReportReply.verdict:type_name -> cryptflow.v1.Signed
+	27, // 19: cryptflow.v1.ReportReply.proof:type_name -> cryptflow.v1.Proof
+	2,  // 20: cryptflow.v1.AggregatorService.Info:input_type -> cryptflow.v1.Empty
+	1,  // 21: cryptflow.v1.AggregatorService.CreateTask:input_type -> cryptflow.v1.Signed
+	2,  // 22: cryptflow.v1.AggregatorService.ListTasks:input_type -> cryptflow.v1.Empty
+	3,  // 23: cryptflow.v1.AggregatorService.GetTask:input_type -> cryptflow.v1.TaskName
+	9,  // 24: cryptflow.v1.AggregatorService.AbortTask:input_type -> cryptflow.v1.AbortRequest
+	3,  // 25: cryptflow.v1.AggregatorService.Watch:input_type -> cryptflow.v1.TaskName
+	10, // 26: cryptflow.v1.AggregatorService.PutModel:input_type -> cryptflow.v1.ModelPart
+	3,  // 27: cryptflow.v1.AggregatorService.GetModel:input_type -> cryptflow.v1.TaskName
+	11, // 28: cryptflow.v1.AggregatorService.AwaitRound:input_type -> cryptflow.v1.AwaitRequest
+	12, // 29: cryptflow.v1.AggregatorService.BeginUpload:input_type -> cryptflow.v1.BeginRequest
+	14, // 30: cryptflow.v1.AggregatorService.Commit:input_type -> cryptflow.v1.CommitRequest
+	4,  // 31: cryptflow.v1.AggregatorService.GetResult:input_type -> cryptflow.v1.SpecId
+	2,  // 32: cryptflow.v1.KeyService.Info:input_type -> cryptflow.v1.Empty
+	1,  // 33: cryptflow.v1.KeyService.CreateTask:input_type -> cryptflow.v1.Signed
+	3,  // 34: cryptflow.v1.KeyService.GetTask:input_type -> cryptflow.v1.TaskName
+	16, // 35: cryptflow.v1.KeyService.OpenRound:input_type -> cryptflow.v1.OpenRequest
+	17, // 36: cryptflow.v1.KeyService.GetSpec:input_type -> cryptflow.v1.SpecRequest
+	19, // 37: cryptflow.v1.KeyService.Announce:input_type -> cryptflow.v1.AnnounceRequest
+	20, // 38: cryptflow.v1.KeyService.Deposit:input_type -> cryptflow.v1.DepositRequest
+	22, // 39: cryptflow.v1.KeyService.Decide:input_type -> cryptflow.v1.DecideRequest
+	21, // 40: cryptflow.v1.KeyService.Abort:input_type -> cryptflow.v1.AbortRound
+	4,  // 41: cryptflow.v1.KeyService.GetDecision:input_type -> cryptflow.v1.SpecId
+	25, // 42: cryptflow.v1.KeyService.FetchRelease:input_type -> cryptflow.v1.ReleaseRequest
+	1,  // 43: cryptflow.v1.KeyService.CloseRound:input_type -> cryptflow.v1.Signed
+	28, // 44: cryptflow.v1.KeyService.ReportResult:input_type -> cryptflow.v1.ReportRequest
+	30, // 45: cryptflow.v1.KeyService.Audit:input_type -> cryptflow.v1.AuditRequest
+	5,  // 46: cryptflow.v1.AggregatorService.Info:output_type -> cryptflow.v1.ServiceInfo
+	7,  // 47: cryptflow.v1.AggregatorService.CreateTask:output_type -> cryptflow.v1.TaskStatus
+	8,  // 48: cryptflow.v1.AggregatorService.ListTasks:output_type -> cryptflow.v1.TaskList
+	7,  // 49: cryptflow.v1.AggregatorService.GetTask:output_type -> cryptflow.v1.TaskStatus
+	7,  // 50: cryptflow.v1.AggregatorService.AbortTask:output_type -> cryptflow.v1.TaskStatus
+	7,  // 51: cryptflow.v1.AggregatorService.Watch:output_type -> cryptflow.v1.TaskStatus
+	2,  // 52: cryptflow.v1.AggregatorService.PutModel:output_type -> cryptflow.v1.Empty
+	10, // 53: cryptflow.v1.AggregatorService.GetModel:output_type -> cryptflow.v1.ModelPart
+	6,  // 54: cryptflow.v1.AggregatorService.AwaitRound:output_type -> cryptflow.v1.RoundStatus
+	13, // 55: cryptflow.v1.AggregatorService.BeginUpload:output_type -> cryptflow.v1.UploadInfo
+	1,  // 56: cryptflow.v1.AggregatorService.Commit:output_type -> cryptflow.v1.Signed
+	15, // 57: cryptflow.v1.AggregatorService.GetResult:output_type -> cryptflow.v1.ResultReply
+	5,  // 58: cryptflow.v1.KeyService.Info:output_type -> cryptflow.v1.ServiceInfo
+	2,  // 59: cryptflow.v1.KeyService.CreateTask:output_type -> cryptflow.v1.Empty
+	1,  // 60: cryptflow.v1.KeyService.GetTask:output_type -> cryptflow.v1.Signed
+	18, // 61: cryptflow.v1.KeyService.OpenRound:output_type -> cryptflow.v1.SpecReply
+	18, // 62: cryptflow.v1.KeyService.GetSpec:output_type -> cryptflow.v1.SpecReply
+	1,  // 63: cryptflow.v1.KeyService.Announce:output_type -> cryptflow.v1.Signed
+	1,  // 64: cryptflow.v1.KeyService.Deposit:output_type -> cryptflow.v1.Signed
+	24, // 65: cryptflow.v1.KeyService.Decide:output_type -> cryptflow.v1.DecisionReply
+	24, // 66: cryptflow.v1.KeyService.Abort:output_type -> cryptflow.v1.DecisionReply
+	24, // 67: cryptflow.v1.KeyService.GetDecision:output_type -> cryptflow.v1.DecisionReply
+	26, // 68: cryptflow.v1.KeyService.FetchRelease:output_type -> cryptflow.v1.ReleaseReply
+	2,  // 69: cryptflow.v1.KeyService.CloseRound:output_type -> cryptflow.v1.Empty
+	29, // 70: cryptflow.v1.KeyService.ReportResult:output_type -> cryptflow.v1.ReportReply
+	31, // 71: cryptflow.v1.KeyService.Audit:output_type -> cryptflow.v1.AuditReply
+	46, // [46:72] is the sub-list for method output_type
+	20, // [20:46] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_cryptflow_proto_init() }
@@ -2266,7 +2401,7 @@ func file_cryptflow_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cryptflow_proto_rawDesc), len(file_cryptflow_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

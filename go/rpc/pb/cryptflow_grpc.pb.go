@@ -582,7 +582,7 @@ type KeyServiceClient interface {
 	// Announce says that a client will contribute to a round, before it uploads.
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*Signed, error)
 	Deposit(ctx context.Context, in *DepositRequest, opts ...grpc.CallOption) (*Signed, error)
-	Decide(ctx context.Context, in *Signed, opts ...grpc.CallOption) (*DecisionReply, error)
+	Decide(ctx context.Context, in *DecideRequest, opts ...grpc.CallOption) (*DecisionReply, error)
 	Abort(ctx context.Context, in *AbortRound, opts ...grpc.CallOption) (*DecisionReply, error)
 	GetDecision(ctx context.Context, in *SpecId, opts ...grpc.CallOption) (*DecisionReply, error)
 	// FetchRelease is for clients of the released cohort.
@@ -672,7 +672,7 @@ func (c *keyServiceClient) Deposit(ctx context.Context, in *DepositRequest, opts
 	return out, nil
 }
 
-func (c *keyServiceClient) Decide(ctx context.Context, in *Signed, opts ...grpc.CallOption) (*DecisionReply, error) {
+func (c *keyServiceClient) Decide(ctx context.Context, in *DecideRequest, opts ...grpc.CallOption) (*DecisionReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DecisionReply)
 	err := c.cc.Invoke(ctx, KeyService_Decide_FullMethodName, in, out, cOpts...)
@@ -755,7 +755,7 @@ type KeyServiceServer interface {
 	// Announce says that a client will contribute to a round, before it uploads.
 	Announce(context.Context, *AnnounceRequest) (*Signed, error)
 	Deposit(context.Context, *DepositRequest) (*Signed, error)
-	Decide(context.Context, *Signed) (*DecisionReply, error)
+	Decide(context.Context, *DecideRequest) (*DecisionReply, error)
 	Abort(context.Context, *AbortRound) (*DecisionReply, error)
 	GetDecision(context.Context, *SpecId) (*DecisionReply, error)
 	// FetchRelease is for clients of the released cohort.
@@ -796,7 +796,7 @@ func (UnimplementedKeyServiceServer) Announce(context.Context, *AnnounceRequest)
 func (UnimplementedKeyServiceServer) Deposit(context.Context, *DepositRequest) (*Signed, error) {
 	return nil, status.Error(codes.Unimplemented, "method Deposit not implemented")
 }
-func (UnimplementedKeyServiceServer) Decide(context.Context, *Signed) (*DecisionReply, error) {
+func (UnimplementedKeyServiceServer) Decide(context.Context, *DecideRequest) (*DecisionReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Decide not implemented")
 }
 func (UnimplementedKeyServiceServer) Abort(context.Context, *AbortRound) (*DecisionReply, error) {
@@ -965,7 +965,7 @@ func _KeyService_Deposit_Handler(srv interface{}, ctx context.Context, dec func(
 }
 
 func _KeyService_Decide_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(Signed)
+	in := new(DecideRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
@@ -977,7 +977,7 @@ func _KeyService_Decide_Handler(srv interface{}, ctx context.Context, dec func(i
 		FullMethod: KeyService_Decide_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(KeyServiceServer).Decide(ctx, req.(*Signed))
+		return srv.(KeyServiceServer).Decide(ctx, req.(*DecideRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
