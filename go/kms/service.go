@@ -172,7 +172,8 @@ type round struct {
 	Verdict         []byte    `json:"verdict,omitempty"`
 	VerdictBy       []byte    `json:"verdict_signature,omitempty"`
 	VerdictRecord   int64     `json:"verdict_record,omitempty"`
-	Lost            string    `json:"lost,omitempty"` // why it can never be decided
+	Settled         bool      `json:"settled,omitempty"` // the next round follows from the result, or the verdict
+	Lost            string    `json:"lost,omitempty"`    // why it can never be decided
 }
 
 // verdict is what the cohort's majority reported; nil while it has not.
