@@ -80,6 +80,12 @@ func (s *Service) Announce(ctx context.Context, in *pb.AnnounceRequest) (*pb.Sig
 		if n >= t.MaxClients {
 			return fmt.Errorf("round %d of %s has its %d clients: %w", x.Round, t.Name, n, errs.ErrNotInCohort)
 		}
+		if x.Announced.IsZero() {
+			x.Announced = s.c.Now()
+			if err := putRound(w, a.Spec, x); err != nil {
+				return err
+			}
+		}
 		return w.Put(bucketAnnounced, prefix+a.Client, []byte{})
 	}); err != nil {
 		return nil, err

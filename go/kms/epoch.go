@@ -32,6 +32,9 @@ type epochMark struct {
 	Epoch uint64    `json:"epoch"` // how often the service was started
 	Size  int64     `json:"size"`  // of the log
 	Root  tlog.Hash `json:"root"`  // of the log of that size
+	// Since is the epoch that the last recovery began: what was signed in earlier
+	// ones may be missing from the log, and contradicts nothing that is signed now.
+	Since uint64 `json:"since,omitempty"`
 	// Fenced is why the service may not serve again before it was recovered.
 	Fenced string `json:"fenced,omitempty"`
 }
@@ -79,6 +82,9 @@ func (s *Service) resume(ctx context.Context, found bool) error {
 	if _, err := rand.Read(instance[:]); err != nil {
 		return fmt.Errorf("naming this start: %w", errs.ErrInternal)
 	}
+	if err := s.begin(ctx, found); err != nil {
+		return err
+	}
 	return s.update(ctx, func(w storage.Writer) error {
 		last, err := audit.Epoch(w)
 		if err != nil {
@@ -96,6 +102,27 @@ func (s *Service) resume(ctx context.Context, found bool) error {
 		})
 		return err
 	})
+}
+
+// begin writes the epoch's file of a ledger that never had one, before the ledger
+// says that it has: a service that is killed in between starts again.
+func (s *Service) begin(ctx context.Context, found bool) error {
+	if found {
+		return nil
+	}
+	mark, last := epochMark{}, uint64(0)
+	if err := s.view(ctx, func(r storage.Reader) (err error) {
+		if last, err = audit.Epoch(r); err != nil || last > 0 {
+			return err
+		}
+		if mark.Size, err = audit.Size(r); err == nil {
+			mark.Root, err = audit.Root(r, mark.Size)
+		}
+		return err
+	}); err != nil || last > 0 {
+		return err
+	}
+	return s.epoch.write(mark)
 }
 
 // check returns ErrRestored unless the ledger contains everything up to the mark.
@@ -132,7 +159,7 @@ func (s *Service) update(ctx context.Context, f func(storage.Writer) error) erro
 	if err := s.usable(); err != nil {
 		return err
 	}
-	mark, extended := epochMark{}, false
+	mark, extended := epochMark{Since: s.epoch.mark.Since}, false
 	err := s.c.Ledger.Update(ctx, func(w storage.Writer) (err error) {
 		before, err := audit.Size(w)
 		if err != nil {
@@ -191,7 +218,7 @@ func (s *Service) gossip(r storage.Reader, text string) error {
 		return fmt.Errorf("the checkpoint that came with the call: %w", err)
 	}
 	size, err := audit.Size(r)
-	if err != nil {
+	if err != nil || c.Epoch < s.epoch.mark.Since {
 		return err
 	}
 	if c.Size <= size {
@@ -203,6 +230,6 @@ func (s *Service) gossip(r storage.Reader, text string) error {
 	why := fmt.Sprintf("a client holds a checkpoint of %d records that this log of %d does not contain: "+
 		"another copy of this key service is or was running; stop both, and %s", c.Size, size, cure)
 	mark := s.epoch.mark
-	mark.Fenced = why
+	mark.Fenced, mark.Epoch = why, max(mark.Epoch, c.Epoch) // a recovery begins a later one
 	return s.fence(errors.Join(fmt.Errorf("%s: %w", why, errs.ErrRestored), s.epoch.write(mark)))
 }

@@ -25,6 +25,9 @@ func (s *Service) lose(w storage.Writer, spec task.Digest, x *round, why string)
 	if err := w.Delete(bucketOpen, spec.String()); err != nil {
 		return err
 	}
+	if err := forgetDeposits(w, spec); err != nil {
+		return err
+	}
 	if _, err := s.record(w, audit.Record{
 		Event: audit.Lost, Task: x.Task, Round: x.Round, Spec: spec.String(), Detail: why,
 	}); err != nil {
@@ -136,7 +139,8 @@ func Recover(ctx context.Context, c Config) (tasks int, err error) {
 				return err
 			}
 		}
-		if err := audit.SetEpoch(w, max(last, s.epoch.mark.Epoch)+1); err != nil {
+		next := max(last, s.epoch.mark.Epoch) + 1
+		if err := audit.SetEpoch(w, next); err != nil {
 			return err
 		}
 		if _, err := s.record(w, audit.Record{Event: audit.Recovered, Detail: fmt.Sprintf("%d tasks were given up: %s", tasks, why)}); err != nil {
@@ -150,7 +154,9 @@ func Recover(ctx context.Context, c Config) (tasks int, err error) {
 		if err != nil {
 			return err
 		}
-		return s.epoch.write(epochMark{Epoch: max(last, s.epoch.mark.Epoch) + 1, Size: size, Root: root})
+		// Before the commit: should that fail, the ledger ends before the mark and
+		// is still refused.
+		return s.epoch.write(epochMark{Epoch: next, Size: size, Root: root, Since: next})
 	})
 	if err != nil {
 		return 0, err

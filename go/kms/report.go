@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -204,100 +203,6 @@ func (s *Service) compareReports(w storage.Writer, spec task.Digest, x *round) e
 		}
 	}
 	return nil
-}
-
-// judge draws the verdict once more than half of the cohort agrees, or, when
-// time is up, from whoever has reported.
-func (s *Service) judge(w storage.Writer, spec task.Digest, x *round, reports []task.Report, cohort int, timeIsUp bool) error {
-	if x.Verdict != nil {
-		return nil
-	}
-	votes := map[task.Report]int{}
-	for _, r := range reports {
-		key := task.Report{Spec: spec, Opening: r.Opening, Result: r.Result, Sums: r.Sums}
-		if r.Opening == task.NotOpened {
-			key.Result = task.Digest{} // whatever they could not open
-		}
-		votes[key]++
-	}
-	var best task.Report
-	for vote, n := range votes {
-		// Of equal numbers the one that did not open counts: nobody applies it.
-		if n > votes[best] || (n == votes[best] && vote.Opening == task.NotOpened) {
-			best = vote
-		}
-	}
-	n := votes[best]
-	if n == 0 || (2*n <= cohort && !timeIsUp) {
-		return nil
-	}
-	v := &task.Verdict{
-		Spec: spec, Opening: best.Opening, Result: best.Result, Sums: best.Sums, Agree: uint32(n), Cohort: uint32(cohort),
-	}
-	object := task.Sign(v, s.c.Signing)
-	event := audit.Opened
-	if v.Opening == task.NotOpened {
-		event = audit.Failed
-		s.c.Noticed(NoticedFailed, 1)
-		s.c.Log.Error("a released sum did not open for most of its cohort", "task", x.Task, "round", x.Round, "clients", n, "of", cohort)
-	}
-	var agree []string
-	for _, r := range reports {
-		if r.Opening == v.Opening && (r.Opening == task.NotOpened || (r.Result == v.Result && r.Sums == v.Sums)) {
-			agree = append(agree, r.Client)
-		}
-	}
-	slices.Sort(agree)
-	var err error
-	x.Verdict, x.VerdictBy = object.Bytes, object.Signature
-	x.VerdictRecord, err = s.record(w, audit.Record{
-		Event: event, Task: x.Task, Round: x.Round, Spec: spec.String(), Clients: agree, Detail: object.Digest().String(),
-	})
-	return err
-}
-
-// settled is what became of a released round, and the result that its model
-// follows from. It returns ErrPending while reports may still come.
-func (s *Service) settled(r storage.Reader, spec task.Digest, x *round) (task.Opening, task.Digest, error) {
-	v, err := x.verdict()
-	if err != nil {
-		return 0, task.Digest{}, err
-	}
-	if v != nil {
-		return v.Opening, v.Result, nil
-	}
-	if x.Result == nil {
-		return 0, task.Digest{}, fmt.Errorf("round %d of %s has no result yet: %w", x.Round, x.Task, errs.ErrState)
-	}
-	if left := s.c.VerdictWait - s.c.Now().Sub(x.Closed); left > 0 && !x.Destroyed && !x.Closed.IsZero() {
-		return 0, task.Digest{}, fmt.Errorf("the cohort of round %d of %s is still reporting: %w", x.Round, x.Task, errs.ErrPending)
-	}
-	w, writes := r.(storage.Writer)
-	if writes {
-		if err := s.close(w, spec, x); err != nil {
-			return 0, task.Digest{}, err
-		}
-		if v, err = x.verdict(); err != nil || v != nil {
-			return v.Opening, v.Result, err
-		}
-	}
-	return task.Opened, sha256.Sum256(x.Result), nil
-}
-
-// close judges a round whose cohort had its time.
-func (s *Service) close(w storage.Writer, spec task.Digest, x *round) error {
-	m, err := task.ParseManifest(x.Manifest)
-	if err != nil {
-		return err
-	}
-	reports, err := reportsOf(w, spec)
-	if err != nil {
-		return err
-	}
-	if err := s.judge(w, spec, x, reports, len(m.Entries), true); err != nil {
-		return err
-	}
-	return putRound(w, spec, x)
 }
 
 // verdictReply is the verdict with its proof; empty while there is none.

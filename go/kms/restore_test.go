@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/cryptflow/cryptflow/go/audit"
 	"github.com/cryptflow/cryptflow/go/envelope"
@@ -15,6 +16,7 @@ import (
 	"github.com/cryptflow/cryptflow/go/kms"
 	"github.com/cryptflow/cryptflow/go/params"
 	"github.com/cryptflow/cryptflow/go/rpc/pb"
+	"github.com/cryptflow/cryptflow/go/storage"
 	"github.com/cryptflow/cryptflow/go/task"
 )
 
@@ -279,4 +281,198 @@ func TestNobodySealsToALowOrderKey(t *testing.T) {
 	low := bytes.Clone(k.Public())
 	clear(low[len(low)-32:])
 	want(t, "checking it", envelope.CheckPublic(low), errs.ErrCanonical)
+}
+
+func (d *desk) announce(s *task.RoundSpec, client, checkpoint string) error {
+	a := &task.Announcement{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest}
+	_, err := d.Announce(as(identity.Client, client), &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint})
+	return err
+}
+
+func (d *desk) checkpoint() string {
+	d.t.Helper()
+	reply, err := d.Audit(context.Background(), &pb.AuditRequest{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return reply.Checkpoint
+}
+
+// TestARecoveredKeyServiceStaysUp although clients still hold checkpoints of what
+// it has forgotten: each of them could otherwise stop it again, for ever.
+func TestARecoveredKeyServiceStaysUp(t *testing.T) {
+	for name, lose := range map[string]func(*desk){
+		"the ledger": func(*desk) {}, "the ledger and the epoch": func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "epoch")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t, params.SumKey)
+			d.create()
+			s := d.round(0, d.task.InitialModel)
+			d.stop()
+			backup := d.read("ledger.db")
+			d.open()
+			d.restart()
+			if _, err := d.ask(manifest(d.gifts(s, "a", "b", "c"))); err != nil {
+				t.Fatal(err)
+			}
+			old := d.checkpoint()
+			d.stop()
+			d.write("ledger.db", backup)
+			lose(d)
+			if err := d.recover(); err != nil {
+				t.Fatal(err)
+			}
+			d.open()
+			if name != "the ledger" {
+				// It cannot know how far it had come. Whoever shows it is believed once.
+				want(t, "a checkpoint of a later epoch", d.announce(s, "a", old), errs.ErrRestored)
+				d.stop()
+				if err := d.recover(); err != nil {
+					t.Fatal(err)
+				}
+				d.open()
+			}
+			want(t, "a checkpoint of before the recovery", d.announce(s, "a", old), errs.ErrLost)
+			d.restart()
+			want(t, "the same after a restart", d.announce(s, "a", old), errs.ErrLost)
+			want(t, "whoever comes next", d.announce(s, "b", d.checkpoint()), errs.ErrLost)
+		})
+	}
+}
+
+// TestARecoveryDestroysTheKeysOfLostRounds, and the sealed seeds with them.
+func TestARecoveryDestroysTheKeysOfLostRounds(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	s := d.round(0, d.task.InitialModel)
+	g := d.gifts(s, "a")[0]
+	d.stop()
+	backup := d.read("ledger.db")
+	d.open()
+	d.stop()
+	d.write("ledger.db", backup)
+	if d.vault() != 1 {
+		t.Fatal("the test looks in the wrong place")
+	}
+	if err := d.recover(); err != nil {
+		t.Fatal(err)
+	}
+	if d.vault() != 0 {
+		t.Fatal("the key of a lost round is left")
+	}
+	for _, name := range []string{"ledger.db", "ledger.db-wal"} {
+		b, err := os.ReadFile(filepath.Join(d.folder, name))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, g.in.Sealed[len(g.in.Sealed)-48:]) {
+			t.Fatalf("a sealed seed of a lost round is still in %s", name)
+		}
+	}
+}
+
+// TestAKilledFirstStartIsNoRestore: the ledger had its first epoch, and the file
+// did not say so yet.
+func TestAKilledFirstStartIsNoRestore(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.stop()
+	if err := os.RemoveAll(d.folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(d.folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := d.config()
+	path := filepath.Join(d.folder, "epoch", "epoch.json")
+	var then []byte // nil when there was no file
+	c.Ledger = &watchedLedger{Ledger: c.Ledger, committed: func() { then, _ = os.ReadFile(path) }}
+	if _, err := kms.New(c); err != nil {
+		t.Fatal(err)
+	}
+	d.stop()
+	_ = os.Remove(path)
+	if then != nil {
+		d.write("epoch/epoch.json", then)
+	}
+	if err := d.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// watchedLedger says when its first transaction is durable.
+type watchedLedger struct {
+	storage.Ledger
+	once      bool
+	committed func()
+}
+
+func (l *watchedLedger) Update(ctx context.Context, f func(storage.Writer) error) error {
+	err := l.Ledger.Update(ctx, f)
+	if err == nil && !l.once {
+		l.once = true
+		l.committed()
+	}
+	return err
+}
+
+// TestARoundThatOnlyHasAnnouncementsEnds: clients that announced themselves and
+// vanished would otherwise hold every place of it for ever.
+func TestARoundThatOnlyHasAnnouncementsEnds(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	s := d.round(0, d.task.InitialModel)
+	for _, name := range clients[:5] {
+		if err := d.announce(s, name, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, "the sixth of five places", d.announce(s, clients[5], ""), errs.ErrNotInCohort)
+	d.now = d.now.Add(time.Hour + 2*time.Minute)
+	if err := d.Sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if d.events()[audit.Aborted] != 1 {
+		t.Fatal("the round goes on without anybody")
+	}
+	if err := d.announce(d.round(1, d.task.InitialModel), clients[5], ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOneBrokenRoundDoesNotStopTheSweep of the others.
+func TestOneBrokenRoundDoesNotStopTheSweep(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.create()
+	first := d.round(0, d.task.InitialModel)
+	d.gifts(first, "a")
+	entries, err := os.ReadDir(filepath.Join(d.folder, "keys"))
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	lost := filepath.Join(d.folder, "keys", entries[0].Name())
+	again := *d.task
+	for n := range byte(4) { // on either side of the broken one, by digest
+		again.Name, again.Nonce = string('u'+rune(n)), [32]byte{n + 1}
+		d.task = &again
+		d.create()
+		in := d.toOpen(0, d.task.InitialModel, d.aggregator)
+		in.Task = again.Name
+		reply, err := d.OpenRound(as(identity.Aggregator, "sum"), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := task.ParseRoundSpec(reply.Spec.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.gifts(s, "a")
+	}
+	if err := os.Remove(lost); err != nil {
+		t.Fatal(err)
+	}
+	d.now = d.now.Add(2 * time.Hour)
+	_ = d.Sweep(context.Background()) // it says that one is lost
+	if n := d.events()[audit.Aborted]; n != 4 {
+		t.Fatalf("%d of 4 overdue rounds were aborted", n)
+	}
 }

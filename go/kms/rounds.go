@@ -62,12 +62,21 @@ func (s *Service) openRound(
 ) (out *pb.SpecReply, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err = s.update(ctx, func(w storage.Writer) error {
+	if err := s.update(ctx, func(w storage.Writer) error {
 		t, _, err := taskOf(w, in.Task)
 		if err != nil {
 			return err
 		}
-		if err := askedToOpen(t, in, model); err != nil {
+		if err := askedToOpen(t, in, model); err != nil || in.Round == 0 {
+			return err
+		}
+		return s.settle(w, t, in.Round-1)
+	}); err != nil {
+		return nil, err
+	}
+	err = s.update(ctx, func(w storage.Writer) error {
+		t, _, err := taskOf(w, in.Task)
+		if err != nil {
 			return err
 		}
 		id := task.DigestOf(t).String()
@@ -165,7 +174,7 @@ func (s *Service) after(r storage.Reader, t *task.Task, n uint32, asked task.Dig
 	if d.Outcome == task.Aborted {
 		return before.ModelDigest, again, nil
 	}
-	opening, result, err := s.settled(r, spec, x)
+	opening, result, err := s.settled(x)
 	if err != nil {
 		return model, at, err
 	}

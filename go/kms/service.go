@@ -47,7 +47,7 @@ type Config struct {
 	// ReleaseLife is how long clients can fetch a release after the decision.
 	ReleaseLife time.Duration
 	// RoundLife is how long a round may stay undecided after its first
-	// deposit, beyond the task's own deadline.
+	// announcement, beyond the task's own deadline.
 	RoundLife time.Duration
 	// VerdictWait is how long the next round waits for the reports of a
 	// published round's cohort; half a minute when zero.
@@ -154,6 +154,7 @@ type round struct {
 	TaskDigest string    `json:"task_digest"`
 	Round      uint32    `json:"round"`
 	Opened     time.Time `json:"opened"`
+	Announced  time.Time `json:"announced"` // first announcement
 	Deposited  time.Time `json:"deposited"` // first deposit
 	Decision   []byte    `json:"decision,omitempty"`
 	Signature  []byte    `json:"signature,omitempty"`
@@ -172,7 +173,8 @@ type round struct {
 	Verdict         []byte    `json:"verdict,omitempty"`
 	VerdictBy       []byte    `json:"verdict_signature,omitempty"`
 	VerdictRecord   int64     `json:"verdict_record,omitempty"`
-	Lost            string    `json:"lost,omitempty"` // why it can never be decided
+	Settled         bool      `json:"settled,omitempty"` // the next round follows from the result, or the verdict
+	Lost            string    `json:"lost,omitempty"`    // why it can never be decided
 }
 
 // verdict is what the cohort's majority reported; nil while it has not.

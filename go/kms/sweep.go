@@ -45,6 +45,14 @@ func (s *Service) destroy(w storage.Writer, spec task.Digest, x *round, why stri
 	return putRound(w, spec, x)
 }
 
+// began is when the first client took part in a round; zero while none has.
+func (r *round) began() time.Time {
+	if r.Announced.IsZero() || !r.Deposited.IsZero() && r.Deposited.Before(r.Announced) {
+		return r.Deposited
+	}
+	return r.Announced
+}
+
 // Sweep does what time demands: releases end, rounds that nobody decided are
 // aborted, and keys of decided rounds that a crash left behind are destroyed.
 func (s *Service) Sweep(ctx context.Context) error {
@@ -66,8 +74,9 @@ func (s *Service) Sweep(ctx context.Context) error {
 				return err
 			}
 			limit := time.Duration(t.Deadline)*time.Second + s.c.RoundLife
+			began := x.began()
 			switch {
-			case x.Decision == nil && !x.Deposited.IsZero() && now.Sub(x.Deposited) > limit:
+			case x.Decision == nil && !began.IsZero() && now.Sub(began) > limit:
 				overdue = append(overdue, spec)
 			case x.Decision != nil && now.Sub(x.Decided) > s.c.ReleaseLife:
 				expired = append(expired, spec)
@@ -80,10 +89,11 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	var failed error // at one round; the others are swept all the same
 	self := rpc.WithCaller(ctx, identity.Identity{Domain: "self", Role: identity.KMS, Name: s.c.Name})
 	for _, spec := range overdue {
 		if _, err := s.Abort(self, &pb.AbortRound{Spec: spec[:], Reason: "nobody sealed the round in time"}); err != nil && !errors.Is(err, errs.ErrDecided) {
-			return err
+			failed = errors.Join(failed, err)
 		}
 	}
 	s.mu.Lock()
@@ -96,10 +106,10 @@ func (s *Service) Sweep(ctx context.Context) error {
 			}
 			return s.destroy(w, spec, x, "the time to fetch the release is over")
 		}); err != nil {
-			return err
+			failed = errors.Join(failed, err)
 		}
 	}
-	return s.forget(ctx, keep)
+	return errors.Join(failed, s.forget(ctx, keep))
 }
 
 // forget destroys vault entries of rounds that were decided, or whose
@@ -127,7 +137,7 @@ func (s *Service) forget(ctx context.Context, keep map[string]bool) error {
 				if err != nil {
 					return err
 				}
-				if x.Decision == nil {
+				if x.Decision == nil && x.Lost == "" {
 					continue // opened since the list was made
 				}
 			}
