@@ -86,6 +86,10 @@ func (s *Service) step(ctx context.Context, name string) (again bool, wait time.
 			return false, 0, nil // until the model is stored
 		}
 		return true, 0, s.open(ctx, p)
+	case task.RoundKeyed:
+		if again, wait, err = s.watch(ctx, p); again || err != nil {
+			return again, 0, err
+		}
 	case task.RoundCollecting:
 		full := min(uint32(len(t.Members)), t.MaxClients)
 		left := x.Deadline.Sub(s.c.Now())
@@ -147,10 +151,13 @@ func (s *Service) open(ctx context.Context, p *place) error {
 	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{
 		Task: p.task.Name, Round: p.n, Model: p.row.Model, Signature: task.Sign(request, s.c.Signing).Signature,
 	})
-	if err = rpc.FromStatus(err, "key service"); errors.Is(err, errs.ErrFailed) {
+	err = rpc.FromStatus(err, "key service")
+	switch {
+	case errors.Is(err, errs.ErrFailed):
 		return s.revert(ctx, p, p.n-1)
-	}
-	if err != nil {
+	case errors.Is(err, errs.ErrLost):
+		return s.lose(ctx, p, err)
+	case err != nil:
 		return err
 	}
 	object := task.Signed{Bytes: reply.Spec.GetObject(), Signature: reply.Spec.GetSignature()}
@@ -270,6 +277,9 @@ func (s *Service) ask(ctx context.Context, p *place) error {
 
 // attempted counts a decision that failed, and gives the round up after many.
 func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
+	if errors.Is(failed, errs.ErrLost) {
+		return s.lose(ctx, p, failed)
+	}
 	if p.round.Attempts+1 >= maxAttempts {
 		return s.abort(ctx, p, fmt.Sprintf("the key service could not decide the set in %d attempts: %v", maxAttempts, failed))
 	}
@@ -331,9 +341,14 @@ func (s *Service) abort(ctx context.Context, p *place, reason string) error {
 		spec := p.round.spec()
 		var err error
 		request := &task.AbortRequest{Task: task.DigestOf(p.task), Round: p.n, Spec: spec, Reason: reason}
-		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason,
-			Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
-			return rpc.FromStatus(err, "key service")
+		reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{
+			Spec: spec[:], Reason: reason, Signature: task.Sign(request, s.c.Signing).Signature,
+		})
+		if err = rpc.FromStatus(err, "key service"); errors.Is(err, errs.ErrLost) {
+			return s.lose(ctx, p, err)
+		}
+		if err != nil {
+			return err
 		}
 		d, err := s.decision(p, reply)
 		if err != nil {

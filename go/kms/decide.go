@@ -362,7 +362,8 @@ func (s *Service) reply(r storage.Reader, x *round, known int64) (*pb.DecisionRe
 	return out, err
 }
 
-// GetDecision returns what was decided, if anything was.
+// GetDecision returns what was decided, if anything was, or ErrLost when nothing
+// ever will be.
 func (s *Service) GetDecision(ctx context.Context, in *pb.SpecId) (out *pb.DecisionReply, err error) {
 	spec, err := digest(in.Spec)
 	if err != nil {
@@ -371,6 +372,9 @@ func (s *Service) GetDecision(ctx context.Context, in *pb.SpecId) (out *pb.Decis
 	return out, s.view(ctx, func(r storage.Reader) error {
 		x, err := s.member(ctx, r, spec)
 		if err != nil {
+			return err
+		}
+		if err := s.decidable(x); err != nil {
 			return err
 		}
 		out, err = s.reply(r, x, in.KnownSize)
