@@ -151,34 +151,22 @@ func TestTwoCopiesOfAKeyServiceAreNoticed(t *testing.T) {
 	}
 	d.open()
 	twin.open()
-	seen := func(d *desk) string {
-		reply, err := d.Audit(context.Background(), &pb.AuditRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return reply.Checkpoint
-	}
-	announce := func(d *desk, s *task.RoundSpec, client, checkpoint string) error {
-		a := &task.Announcement{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest}
-		_, err := d.Announce(as(identity.Client, client), &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint})
-		return err
-	}
 	first, second := d.round(0, d.task.InitialModel), twin.round(0, d.task.InitialModel)
 	if task.DigestOf(first) == task.DigestOf(second) {
 		t.Fatal("the copies are not two")
 	}
-	if err := announce(d, first, "a", seen(d)); err != nil {
+	if err := d.announce(first, "a", d.checkpoint()); err != nil {
 		t.Fatal(err)
 	}
-	want(t, "a checkpoint of the other copy", announce(&twin, second, "a", seen(d)), errs.ErrRestored)
-	want(t, "whoever comes next", announce(&twin, second, "b", ""), errs.ErrRestored)
+	want(t, "a checkpoint of the other copy", twin.announce(second, "a", d.checkpoint()), errs.ErrRestored)
+	want(t, "whoever comes next", twin.announce(second, "b", ""), errs.ErrRestored)
 	twin.stop()
 	want(t, "starting again", twin.tryOpen(), errs.ErrRestored)
 	if err := twin.recover(); err != nil {
 		t.Fatal(err)
 	}
 	twin.open()
-	if err := announce(d, first, "b", "nobody signed this"); err == nil {
+	if err := d.announce(first, "b", "nobody signed this"); err == nil {
 		t.Fatal("a checkpoint without a signature is taken")
 	}
 }
@@ -268,6 +256,24 @@ func TestTheKeyEncryptionKeyRotates(t *testing.T) {
 	if _, err := d.ask(manifest(gifts)); err != nil {
 		t.Fatal("the round cannot be decided under the new key", err)
 	}
+	// Killed once more, between the last rename and the end of the old key.
+	if _, err := os.Lstat(path + ".old"); err == nil {
+		t.Fatal("the old key still has a name")
+	}
+	current := d.read("kek")
+	d.write("kek.old", old)
+	retired, err := os.Open(path + ".old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer retired.Close()
+	want(t, "starting before the old key is destroyed", kms.CheckKEK(path), errs.ErrConfig)
+	if _, err = kms.RotateKEK(path, filepath.Join(d.folder, "keys")); err != nil || !bytes.Equal(d.read("kek"), current) {
+		t.Fatal("the last step was not all that was left", err)
+	}
+	if left, err = io.ReadAll(retired); err != nil || !bytes.Equal(left, make([]byte, 32)) {
+		t.Fatal("the old key-encryption key is still on the disk", err)
+	}
 	_, err = kms.RotateKEK(filepath.Join(d.folder, "none"), filepath.Join(d.folder, "keys"))
 	want(t, "a key-encryption key that does not exist", err, errs.ErrConfig)
 }
@@ -285,7 +291,8 @@ func TestNobodySealsToALowOrderKey(t *testing.T) {
 
 func (d *desk) announce(s *task.RoundSpec, client, checkpoint string) error {
 	a := &task.Announcement{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest}
-	_, err := d.Announce(as(identity.Client, client), &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint})
+	in := &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint}
+	_, err := d.Announce(as(identity.Client, client), in)
 	return err
 }
 
@@ -302,7 +309,8 @@ func (d *desk) checkpoint() string {
 // it has forgotten: each of them could otherwise stop it again, for ever.
 func TestARecoveredKeyServiceStaysUp(t *testing.T) {
 	for name, lose := range map[string]func(*desk){
-		"the ledger": func(*desk) {}, "the ledger and the epoch": func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "epoch")) },
+		"the ledger":               func(*desk) {},
+		"the ledger and the epoch": func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "epoch")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t, params.SumKey)
