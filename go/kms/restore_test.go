@@ -484,3 +484,47 @@ func TestOneBrokenRoundDoesNotStopTheSweep(t *testing.T) {
 		t.Fatalf("%d of 4 overdue rounds were aborted", n)
 	}
 }
+
+// TestAKilledDecisionLeavesNoSealedSeed in the ledger's files once the service runs
+// again: it was killed after the decision and before the files were cleared.
+func TestAKilledDecisionLeavesNoSealedSeed(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.stop()
+	c := d.config()
+	c.Ledger = &watchedLedger{Ledger: c.Ledger, committed: func() {}} // which clears nothing
+	var err error
+	if d.Service, err = kms.New(c); err != nil {
+		t.Fatal(err)
+	}
+	d.create()
+	gifts := d.gifts(d.round(0, d.task.InitialModel), "a", "b", "c")
+	if _, err := d.ask(manifest(gifts)); err != nil {
+		t.Fatal(err)
+	}
+	twin := *d
+	twin.folder = t.TempDir()
+	if err := os.CopyFS(twin.folder, os.DirFS(d.folder)); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Remove(filepath.Join(twin.folder, "ledger.db-shm"))
+	left := func() bool {
+		for _, name := range []string{"ledger.db", "ledger.db-wal"} {
+			b, err := os.ReadFile(filepath.Join(twin.folder, name))
+			if err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			if bytes.Contains(b, gifts[0].in.Sealed[len(gifts[0].in.Sealed)-48:]) {
+				return true
+			}
+		}
+		return false
+	}
+	if !left() {
+		t.Fatal("the test looks in the wrong place")
+	}
+	twin.open()
+	defer twin.stop()
+	if left() {
+		t.Fatal("a sealed seed is still in the ledger's files")
+	}
+}
