@@ -382,10 +382,16 @@ const verdictTime = 40 * time.Second
 func (s *Service) next(ctx context.Context, p *place) (again bool, wait time.Duration, err error) {
 	if p.round.Result != nil && !p.round.Closed {
 		result := &pb.Signed{Object: p.round.Result, Signature: signBytes(s.c.Signing, p.round.Result)}
-		if _, err := s.c.Keys.CloseRound(ctx, result); err != nil {
-			return false, 0, rpc.FromStatus(err, "key service")
+		_, err := s.c.Keys.CloseRound(ctx, result)
+		err = rpc.FromStatus(err, "key service")
+		lost := errors.Is(err, errs.ErrLost)
+		if err != nil && !lost {
+			return false, 0, err
 		}
-		return true, 0, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+		return true, 0, s.update(ctx, p, func(_ storage.Writer, row *taskRow, x *roundRow) error {
+			if lost && row.Ended == "" {
+				row.Ended = fmt.Sprintf("round %d: %v", p.n, err)
+			}
 			x.Closed, x.ClosedAt = true, s.c.Now()
 			return nil
 		})

@@ -472,6 +472,9 @@ func (s *Service) CloseRound(ctx context.Context, in *pb.Signed) (*pb.Empty, err
 		if err := object.Verify(t.Aggregator); err != nil {
 			return err
 		}
+		if err := s.decidable(x); err != nil {
+			return err
+		}
 		d, err := x.decision()
 		switch {
 		case err != nil:

@@ -95,6 +95,11 @@ func TestARecoveredKeyServiceContradictsNothing(t *testing.T) {
 	aggregator := as(identity.Aggregator, "sum")
 	_, err := d.Abort(aggregator, d.toAbort(0, spec, "test", d.aggregator))
 	want(t, "an abort of the released round", err, errs.ErrLost)
+	result := &task.Result{Spec: spec, Manifest: task.Digest{1}, Root: task.Digest{4}, Frames: 2, Terms: 3}
+	_, err = d.CloseRound(aggregator, pbSigned(task.Sign(result, d.aggregator)))
+	want(t, "its result", err, errs.ErrLost)
+	_, err = d.GetDecision(aggregator, &pb.SpecId{Spec: spec[:]})
+	want(t, "its decision", err, errs.ErrLost)
 	_, err = d.OpenRound(aggregator, d.toOpen(1, d.task.InitialModel, d.aggregator))
 	want(t, "a further round", err, errs.ErrLost)
 	if e := d.events(); e[audit.Aborted] != 0 || e[audit.Lost] != 1 || e[audit.Recovered] != 1 {
