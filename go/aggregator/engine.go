@@ -281,7 +281,8 @@ func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
 		return s.lose(ctx, p, failed)
 	}
 	if p.round.Attempts+1 >= maxAttempts {
-		return s.abort(ctx, p, fmt.Sprintf("the key service could not decide the set in %d attempts: %v", maxAttempts, failed))
+		return s.abort(ctx, p,
+			fmt.Sprintf("the key service could not decide the set in %d attempts: %v", maxAttempts, failed))
 	}
 	return errors.Join(failed, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
 		x.Attempts++
@@ -291,7 +292,8 @@ func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
 
 // leaveOut takes clients that the key service refused by name out of the set.
 func (s *Service) leaveOut(ctx context.Context, p *place, refused []string) error {
-	s.c.Log.Warn("clients are left out of a round", "task", p.task.Name, "round", p.n, "clients", strings.Join(refused, ", "))
+	s.c.Log.Warn("clients are left out of a round",
+		"task", p.task.Name, "round", p.n, "clients", strings.Join(refused, ", "))
 	left := p.round.Committed
 	if err := s.update(ctx, p, func(w storage.Writer, _ *taskRow, x *roundRow) error {
 		for _, client := range refused {
@@ -459,7 +461,8 @@ func (s *Service) revert(ctx context.Context, p *place, n uint32) error {
 		return err
 	}
 	if failed == nil || failed.Result == nil || failed.Failed != "" {
-		return fmt.Errorf("round %d of %s failed, says the key service, and has no result that counts here: %w", n, p.task.Name, errs.ErrState)
+		return fmt.Errorf("the key service says that round %d of %s failed, and it has no result that counts here: %w",
+			n, p.task.Name, errs.ErrState)
 	}
 	v, err := s.verdict(ctx, p, failed)
 	if err != nil {
@@ -472,7 +475,8 @@ func (s *Service) revert(ctx context.Context, p *place, n uint32) error {
 	if err != nil {
 		return err
 	}
-	s.c.Log.Error("a round's sum did not open and counts for nobody", "task", p.task.Name, "round", n, "clients", v.Agree, "of", v.Cohort)
+	s.c.Log.Error("a round's sum did not open and counts for nobody",
+		"task", p.task.Name, "round", n, "clients", v.Agree, "of", v.Cohort)
 	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
 		_, row, err := taskOf(w, p.task.Name)
 		if err != nil {
