@@ -45,7 +45,7 @@ func TestHealthAndMetricsAnswerOnLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Listen, c.Data = "127.0.0.1:0", t.TempDir()
+	c.Listen, c.Data, c.Epoch = "127.0.0.1:0", t.TempDir(), t.TempDir()
 	for _, address := range []string{"0.0.0.0:0", ":0", "192.0.2.1:80", "nonsense"} {
 		c.Service.Admin = address
 		if _, err := service.StartKMS(c, "test", w.log); !errors.Is(err, errs.ErrConfig) || !strings.Contains(err.Error(), "loopback") {
