@@ -86,6 +86,10 @@ func (s *Service) step(ctx context.Context, name string) (again bool, wait time.
 			return false, 0, nil // until the model is stored
 		}
 		return true, 0, s.open(ctx, p)
+	case task.RoundKeyed:
+		if again, wait, err = s.watch(ctx, p); again || err != nil {
+			return again, 0, err
+		}
 	case task.RoundCollecting:
 		full := min(uint32(len(t.Members)), t.MaxClients)
 		left := x.Deadline.Sub(s.c.Now())
@@ -147,10 +151,13 @@ func (s *Service) open(ctx context.Context, p *place) error {
 	reply, err := s.c.Keys.OpenRound(ctx, &pb.OpenRequest{
 		Task: p.task.Name, Round: p.n, Model: p.row.Model, Signature: task.Sign(request, s.c.Signing).Signature,
 	})
-	if err = rpc.FromStatus(err, "key service"); errors.Is(err, errs.ErrFailed) {
+	err = rpc.FromStatus(err, "key service")
+	switch {
+	case errors.Is(err, errs.ErrFailed):
 		return s.revert(ctx, p, p.n-1)
-	}
-	if err != nil {
+	case errors.Is(err, errs.ErrLost):
+		return s.lose(ctx, p, err)
+	case err != nil:
 		return err
 	}
 	object := task.Signed{Bytes: reply.Spec.GetObject(), Signature: reply.Spec.GetSignature()}
@@ -277,8 +284,12 @@ func (s *Service) ask(ctx context.Context, p *place) error {
 
 // attempted counts a decision that failed, and gives the round up after many.
 func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
+	if errors.Is(failed, errs.ErrLost) {
+		return s.lose(ctx, p, failed)
+	}
 	if p.round.Attempts+1 >= maxAttempts {
-		return s.abort(ctx, p, fmt.Sprintf("the key service could not decide the set in %d attempts: %v", maxAttempts, failed))
+		return s.abort(ctx, p,
+			fmt.Sprintf("the key service could not decide the set in %d attempts: %v", maxAttempts, failed))
 	}
 	return errors.Join(failed, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
 		x.Attempts++
@@ -289,7 +300,8 @@ func (s *Service) attempted(ctx context.Context, p *place, failed error) error {
 // leaveOut takes clients out of the set that the key service refused by name, or
 // whose contributions are damaged.
 func (s *Service) leaveOut(ctx context.Context, p *place, refused []string) error {
-	s.c.Log.Warn("clients are left out of a round", "task", p.task.Name, "round", p.n, "clients", strings.Join(refused, ", "))
+	s.c.Log.Warn("clients are left out of a round",
+		"task", p.task.Name, "round", p.n, "clients", strings.Join(refused, ", "))
 	left := p.round.Committed
 	if err := s.update(ctx, p, func(w storage.Writer, _ *taskRow, x *roundRow) error {
 		for _, client := range refused {
@@ -340,9 +352,14 @@ func (s *Service) abort(ctx context.Context, p *place, reason string) error {
 		spec := p.round.spec()
 		var err error
 		request := &task.AbortRequest{Task: task.DigestOf(p.task), Round: p.n, Spec: spec, Reason: reason}
-		if reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{Spec: spec[:], Reason: reason,
-			Signature: task.Sign(request, s.c.Signing).Signature}); err != nil {
-			return rpc.FromStatus(err, "key service")
+		reply, err = s.c.Keys.Abort(ctx, &pb.AbortRound{
+			Spec: spec[:], Reason: reason, Signature: task.Sign(request, s.c.Signing).Signature,
+		})
+		if err = rpc.FromStatus(err, "key service"); errors.Is(err, errs.ErrLost) {
+			return s.lose(ctx, p, err)
+		}
+		if err != nil {
+			return err
 		}
 		d, err := s.decision(p, reply)
 		if err != nil {
@@ -376,10 +393,16 @@ const verdictTime = 40 * time.Second
 func (s *Service) next(ctx context.Context, p *place) (again bool, wait time.Duration, err error) {
 	if p.round.Result != nil && !p.round.Closed {
 		result := &pb.Signed{Object: p.round.Result, Signature: signBytes(s.c.Signing, p.round.Result)}
-		if _, err := s.c.Keys.CloseRound(ctx, result); err != nil {
-			return false, 0, rpc.FromStatus(err, "key service")
+		_, err := s.c.Keys.CloseRound(ctx, result)
+		err = rpc.FromStatus(err, "key service")
+		lost := errors.Is(err, errs.ErrLost)
+		if err != nil && !lost {
+			return false, 0, err
 		}
-		return true, 0, s.update(ctx, p, func(_ storage.Writer, _ *taskRow, x *roundRow) error {
+		return true, 0, s.update(ctx, p, func(_ storage.Writer, row *taskRow, x *roundRow) error {
+			if lost && row.Ended == "" {
+				row.Ended = fmt.Sprintf("round %d: %v", p.n, err)
+			}
 			x.Closed, x.ClosedAt = true, s.c.Now()
 			return nil
 		})
@@ -447,7 +470,8 @@ func (s *Service) revert(ctx context.Context, p *place, n uint32) error {
 		return err
 	}
 	if failed == nil || failed.Result == nil || failed.Failed != "" {
-		return fmt.Errorf("round %d of %s failed, says the key service, and has no result that counts here: %w", n, p.task.Name, errs.ErrState)
+		return fmt.Errorf("the key service says that round %d of %s failed, and it has no result that counts here: %w",
+			n, p.task.Name, errs.ErrState)
 	}
 	v, err := s.verdict(ctx, p, failed)
 	if err != nil {
@@ -460,7 +484,8 @@ func (s *Service) revert(ctx context.Context, p *place, n uint32) error {
 	if err != nil {
 		return err
 	}
-	s.c.Log.Error("a round's sum did not open and counts for nobody", "task", p.task.Name, "round", n, "clients", v.Agree, "of", v.Cohort)
+	s.c.Log.Error("a round's sum did not open and counts for nobody",
+		"task", p.task.Name, "round", n, "clients", v.Agree, "of", v.Cohort)
 	return s.c.Ledger.Update(ctx, func(w storage.Writer) error {
 		_, row, err := taskOf(w, p.task.Name)
 		if err != nil {

@@ -163,10 +163,12 @@ func (s *Service) destroyed(ctx context.Context, t *task.Task) (live bool, err e
 	}
 	for _, spec := range specs {
 		reply, err := s.c.Keys.GetDecision(ctx, &pb.SpecId{Spec: spec[:]})
-		if err != nil {
-			return true, rpc.FromStatus(err, "key service")
+		err = rpc.FromStatus(err, "key service")
+		lost := errors.Is(err, errs.ErrLost) // by a key service that forgot its release
+		if err != nil && !lost {
+			return true, err
 		}
-		if !reply.KeysDestroyed {
+		if !lost && !reply.KeysDestroyed {
 			live = true
 			continue
 		}

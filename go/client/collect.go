@@ -222,6 +222,13 @@ func (x *Client) await(ctx context.Context, c *Contribution, progress Progress) 
 		}); err != nil {
 			return err
 		}
+		// An aggregator that says nothing of an end may not know of it, or keep it to
+		// itself: the key service is asked too, when a whole call brought no news.
+		if status.Committed == seen && status.State != pb.RoundState_PUBLISHED {
+			if _, err := x.ended(ctx, c); err != nil && !passing(err) {
+				return err
+			}
+		}
 		seen = status.Committed
 		progress(Wait, int64(status.Committed), int64(status.Enrolled))
 		if status.State == pb.RoundState_PUBLISHED {

@@ -151,7 +151,11 @@ func (x *Client) deliver(ctx context.Context, c *Contribution, progress Progress
 func (x *Client) settle(c *Contribution, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.open == c && isStatement(err) {
+	if !isStatement(err) {
+		return
+	}
+	x.next = max(x.next, c.Round.Spec.Round+1) // whatever the aggregator says of the round
+	if x.open == c {
 		x.open = nil
 	}
 }

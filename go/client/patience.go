@@ -48,8 +48,7 @@ func (p *patience) again(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", errs.ErrCancelled, context.Cause(ctx))
 	}
-	passing := errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout) || errors.Is(err, errs.ErrUpload)
-	if !passing || time.Since(p.moved) > p.limit {
+	if !passing(err) || time.Since(p.moved) > p.limit {
 		return err
 	}
 	if w, ok := ctx.Value(waitingKey{}).(Waiting); ok {
@@ -63,6 +62,11 @@ func (p *patience) again(ctx context.Context, err error) error {
 	case <-timer.C:
 		return nil
 	}
+}
+
+// passing reports whether an error may go away by itself.
+func passing(err error) bool {
+	return errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout) || errors.Is(err, errs.ErrUpload)
 }
 
 // patiently repeats what only reads, or does nothing when done twice, until it

@@ -28,7 +28,8 @@ func broken(err error) bool {
 // released sum opened to, and waits for the verdict of the cohort's majority. A
 // zero sums says that it did not open. It returns ErrFailed when the majority
 // could not open the sum, and ErrDiverged when it opened another one. A cohort
-// that does not answer in time is no error.
+// that does not answer in time is no error; a key service that does not take the
+// report is.
 func (x *Client) agreeOn(ctx context.Context, c *Contribution, result, sums task.Digest) error {
 	own := &task.Report{Spec: c.Round.Digest, Client: x.name, Opening: task.Opened, Result: result, Sums: sums}
 	if sums == (task.Digest{}) {
@@ -54,8 +55,8 @@ func (x *Client) agreeOn(ctx context.Context, c *Contribution, result, sums task
 			return x.judged(c, own, reply)
 		case err != nil && ctx.Err() != nil:
 			return fmt.Errorf("%w: %w", errs.ErrCancelled, context.Cause(ctx))
-		case left == 0:
-			return nil
+		case err == nil && left == 0:
+			return nil // the key service has the report, and the others are late
 		case err == nil:
 			continue
 		}

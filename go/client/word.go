@@ -57,20 +57,31 @@ func (x *Client) facts(ctx context.Context, c *Contribution, err error) error {
 	if !errors.As(err, &told) || ctx.Err() != nil {
 		return err
 	}
-	d, record, reply, asked := x.outcome(ctx, c)
-	switch {
-	case asked != nil:
-		return asked
-	case d == nil:
-		return err
-	case d.Outcome == task.Aborted:
-		return fmt.Errorf("round %d: %s: %w", c.Round.Spec.Round, d.Reason, errs.ErrAborted)
-	case !slices.Contains(record.Clients, x.name):
-		return fmt.Errorf("round %d: %w", c.Round.Spec.Round, errs.ErrNotInCohort)
-	case reply.Destroyed != nil:
-		return x.destroyed(c, reply.Destroyed)
+	switch released, ended := x.ended(ctx, c); {
+	case ended != nil:
+		return ended
+	case released:
+		return fmt.Errorf("%w; the key service released round %d to a set with this client", err, c.Round.Spec.Round)
 	}
-	return fmt.Errorf("%w; the key service released round %d to a set with this client", err, c.Round.Spec.Round)
+	return err
+}
+
+// ended asks the key service how a contribution's round ended for this client and
+// returns that as an error, once it is proven. Without one the round is undecided,
+// or released to a set with this client and still open to it.
+func (x *Client) ended(ctx context.Context, c *Contribution) (released bool, err error) {
+	d, record, reply, err := x.outcome(ctx, c)
+	switch {
+	case err != nil || d == nil:
+		return false, err
+	case d.Outcome == task.Aborted:
+		return false, fmt.Errorf("round %d: %s: %w", c.Round.Spec.Round, d.Reason, errs.ErrAborted)
+	case !slices.Contains(record.Clients, x.name):
+		return false, fmt.Errorf("round %d: %w", c.Round.Spec.Round, errs.ErrNotInCohort)
+	case reply.Destroyed != nil:
+		return false, x.destroyed(c, reply.Destroyed)
+	}
+	return true, nil
 }
 
 // outcome fetches the key service's decision on a contribution's round and

@@ -373,7 +373,8 @@ func (s *Service) reply(r storage.Reader, x *round, known int64) (*pb.DecisionRe
 	return out, err
 }
 
-// GetDecision returns what was decided, if anything was.
+// GetDecision returns what was decided, if anything was, or ErrLost when nothing
+// ever will be.
 func (s *Service) GetDecision(ctx context.Context, in *pb.SpecId) (out *pb.DecisionReply, err error) {
 	spec, err := digest(in.Spec)
 	if err != nil {
@@ -382,6 +383,9 @@ func (s *Service) GetDecision(ctx context.Context, in *pb.SpecId) (out *pb.Decis
 	return out, s.view(ctx, func(r storage.Reader) error {
 		x, err := s.member(ctx, r, spec)
 		if err != nil {
+			return err
+		}
+		if err := s.decidable(x); err != nil {
 			return err
 		}
 		out, err = s.reply(r, x, in.KnownSize)
@@ -481,6 +485,9 @@ func (s *Service) CloseRound(ctx context.Context, in *pb.Signed) (*pb.Empty, err
 			return err
 		}
 		if err := object.Verify(t.Aggregator); err != nil {
+			return err
+		}
+		if err := s.decidable(x); err != nil {
 			return err
 		}
 		d, err := x.decision()

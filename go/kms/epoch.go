@@ -133,11 +133,11 @@ func (e *epochFile) check(r storage.Reader, last uint64, found bool) error {
 	}
 	switch {
 	case !found && last > 0:
-		return fmt.Errorf("%s is missing although this ledger had one: the ledger was restored from a backup or the file was removed; %s: %w",
-			e.path, cure, errs.ErrRestored)
+		return fmt.Errorf("%s is missing although this ledger had one: the ledger was restored from a backup, "+
+			"or the file was removed; %s: %w", e.path, cure, errs.ErrRestored)
 	case size < e.mark.Size:
-		return fmt.Errorf("the ledger has %d log records and this key service wrote %d: it was restored from a backup; %s: %w",
-			size, e.mark.Size, cure, errs.ErrRestored)
+		return fmt.Errorf("the ledger has %d log records and this key service wrote %d: "+
+			"it was restored from a backup; %s: %w", size, e.mark.Size, cure, errs.ErrRestored)
 	case e.mark.Fenced != "":
 		return fmt.Errorf("%s: %w", e.mark.Fenced, errs.ErrRestored)
 	case e.mark.Size == 0:

@@ -179,7 +179,9 @@ func refuse(format string, args ...any) error {
 // Decide is what the key service answers to a manifest, given what it decided
 // before (nil: nothing). The same set again gets the same decision; any other,
 // and any set after an abort, is ErrDecided for ever.
-func (g Gate) Decide(before *task.Decision, t *task.Task, s *task.RoundSpec, facts *Facts, m *task.Manifest) (*task.Decision, error) {
+func (g Gate) Decide(
+	before *task.Decision, t *task.Task, s *task.RoundSpec, facts *Facts, m *task.Manifest,
+) (*task.Decision, error) {
 	digest := task.DigestOf(m)
 	if before != nil {
 		if before.Outcome == task.Released && before.Manifest == digest {

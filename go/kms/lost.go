@@ -143,7 +143,9 @@ func Recover(ctx context.Context, c Config) (tasks int, err error) {
 		if err := audit.SetEpoch(w, next); err != nil {
 			return err
 		}
-		if _, err := s.record(w, audit.Record{Event: audit.Recovered, Detail: fmt.Sprintf("%d tasks were given up: %s", tasks, why)}); err != nil {
+		if _, err := s.record(w, audit.Record{
+			Event: audit.Recovered, Detail: fmt.Sprintf("%d tasks were given up: %s", tasks, why),
+		}); err != nil {
 			return err
 		}
 		size, err := audit.Size(w)

@@ -165,7 +165,9 @@ func reportsOf(r storage.Reader, spec task.Digest) (out []task.Report, err error
 
 // alarm records that a client's report differs from another's, or from the
 // aggregator's result.
-func (s *Service) alarm(w storage.Writer, spec task.Digest, x *round, reports []task.Report, report *task.Report) error {
+func (s *Service) alarm(
+	w storage.Writer, spec task.Digest, x *round, reports []task.Report, report *task.Report,
+) error {
 	with := ""
 	for _, other := range reports {
 		if other.Opening != report.Opening || other.Sums != report.Sums || other.Result != report.Result {
@@ -180,7 +182,8 @@ func (s *Service) alarm(w storage.Writer, spec task.Digest, x *round, reports []
 		return nil
 	}
 	s.c.Noticed(NoticedDisagreement, 1)
-	s.c.Log.Error("what a client opened differs from others", "task", x.Task, "round", x.Round, "client", report.Client, "with", with)
+	s.c.Log.Error("what a client opened differs from others",
+		"task", x.Task, "round", x.Round, "client", report.Client, "with", with)
 	_, err := s.record(w, audit.Record{
 		Event: audit.Disagreement, Task: x.Task, Round: x.Round, Spec: spec.String(), By: report.Client,
 		Detail: fmt.Sprintf("%v, result %s, sums %s; differs from %s", report.Opening, report.Result, report.Sums, with),

@@ -95,6 +95,11 @@ func TestARecoveredKeyServiceContradictsNothing(t *testing.T) {
 	aggregator := as(identity.Aggregator, "sum")
 	_, err := d.Abort(aggregator, d.toAbort(0, spec, "test", d.aggregator))
 	want(t, "an abort of the released round", err, errs.ErrLost)
+	result := &task.Result{Spec: spec, Manifest: task.Digest{1}, Root: task.Digest{4}, Frames: 2, Terms: 3}
+	_, err = d.CloseRound(aggregator, pbSigned(task.Sign(result, d.aggregator)))
+	want(t, "its result", err, errs.ErrLost)
+	_, err = d.GetDecision(aggregator, &pb.SpecId{Spec: spec[:]})
+	want(t, "its decision", err, errs.ErrLost)
 	_, err = d.OpenRound(aggregator, d.toOpen(1, d.task.InitialModel, d.aggregator))
 	want(t, "a further round", err, errs.ErrLost)
 	if e := d.events(); e[audit.Aborted] != 0 || e[audit.Lost] != 1 || e[audit.Recovered] != 1 {
@@ -151,34 +156,22 @@ func TestTwoCopiesOfAKeyServiceAreNoticed(t *testing.T) {
 	}
 	d.open()
 	twin.open()
-	seen := func(d *desk) string {
-		reply, err := d.Audit(context.Background(), &pb.AuditRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return reply.Checkpoint
-	}
-	announce := func(d *desk, s *task.RoundSpec, client, checkpoint string) error {
-		a := &task.Announcement{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest}
-		_, err := d.Announce(as(identity.Client, client), &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint})
-		return err
-	}
 	first, second := d.round(0, d.task.InitialModel), twin.round(0, d.task.InitialModel)
 	if task.DigestOf(first) == task.DigestOf(second) {
 		t.Fatal("the copies are not two")
 	}
-	if err := announce(d, first, "a", seen(d)); err != nil {
+	if err := d.announce(first, "a", d.checkpoint()); err != nil {
 		t.Fatal(err)
 	}
-	want(t, "a checkpoint of the other copy", announce(&twin, second, "a", seen(d)), errs.ErrRestored)
-	want(t, "whoever comes next", announce(&twin, second, "b", ""), errs.ErrRestored)
+	want(t, "a checkpoint of the other copy", twin.announce(second, "a", d.checkpoint()), errs.ErrRestored)
+	want(t, "whoever comes next", twin.announce(second, "b", ""), errs.ErrRestored)
 	twin.stop()
 	want(t, "starting again", twin.tryOpen(), errs.ErrRestored)
 	if err := twin.recover(); err != nil {
 		t.Fatal(err)
 	}
 	twin.open()
-	if err := announce(d, first, "b", "nobody signed this"); err == nil {
+	if err := d.announce(first, "b", "nobody signed this"); err == nil {
 		t.Fatal("a checkpoint without a signature is taken")
 	}
 }
@@ -268,6 +261,24 @@ func TestTheKeyEncryptionKeyRotates(t *testing.T) {
 	if _, err := d.ask(manifest(gifts)); err != nil {
 		t.Fatal("the round cannot be decided under the new key", err)
 	}
+	// Killed once more, between the last rename and the end of the old key.
+	if _, err := os.Lstat(path + ".old"); err == nil {
+		t.Fatal("the old key still has a name")
+	}
+	current := d.read("kek")
+	d.write("kek.old", old)
+	retired, err := os.Open(path + ".old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer retired.Close()
+	want(t, "starting before the old key is destroyed", kms.CheckKEK(path), errs.ErrConfig)
+	if _, err = kms.RotateKEK(path, filepath.Join(d.folder, "keys")); err != nil || !bytes.Equal(d.read("kek"), current) {
+		t.Fatal("the last step was not all that was left", err)
+	}
+	if left, err = io.ReadAll(retired); err != nil || !bytes.Equal(left, make([]byte, 32)) {
+		t.Fatal("the old key-encryption key is still on the disk", err)
+	}
 	_, err = kms.RotateKEK(filepath.Join(d.folder, "none"), filepath.Join(d.folder, "keys"))
 	want(t, "a key-encryption key that does not exist", err, errs.ErrConfig)
 }
@@ -285,7 +296,8 @@ func TestNobodySealsToALowOrderKey(t *testing.T) {
 
 func (d *desk) announce(s *task.RoundSpec, client, checkpoint string) error {
 	a := &task.Announcement{Spec: task.DigestOf(s), Client: client, ModelDigest: s.ModelDigest}
-	_, err := d.Announce(as(identity.Client, client), &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint})
+	in := &pb.AnnounceRequest{Announcement: a.Canonical(), Checkpoint: checkpoint}
+	_, err := d.Announce(as(identity.Client, client), in)
 	return err
 }
 
@@ -302,7 +314,8 @@ func (d *desk) checkpoint() string {
 // it has forgotten: each of them could otherwise stop it again, for ever.
 func TestARecoveredKeyServiceStaysUp(t *testing.T) {
 	for name, lose := range map[string]func(*desk){
-		"the ledger": func(*desk) {}, "the ledger and the epoch": func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "epoch")) },
+		"the ledger":               func(*desk) {},
+		"the ledger and the epoch": func(d *desk) { _ = os.RemoveAll(filepath.Join(d.folder, "epoch")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t, params.SumKey)
@@ -474,5 +487,49 @@ func TestOneBrokenRoundDoesNotStopTheSweep(t *testing.T) {
 	_ = d.Sweep(context.Background()) // it says that one is lost
 	if n := d.events()[audit.Aborted]; n != 4 {
 		t.Fatalf("%d of 4 overdue rounds were aborted", n)
+	}
+}
+
+// TestAKilledDecisionLeavesNoSealedSeed in the ledger's files once the service runs
+// again: it was killed after the decision and before the files were cleared.
+func TestAKilledDecisionLeavesNoSealedSeed(t *testing.T) {
+	d := newDesk(t, params.SumKey)
+	d.stop()
+	c := d.config()
+	c.Ledger = &watchedLedger{Ledger: c.Ledger, committed: func() {}} // which clears nothing
+	var err error
+	if d.Service, err = kms.New(c); err != nil {
+		t.Fatal(err)
+	}
+	d.create()
+	gifts := d.gifts(d.round(0, d.task.InitialModel), "a", "b", "c")
+	if _, err := d.ask(manifest(gifts)); err != nil {
+		t.Fatal(err)
+	}
+	twin := *d
+	twin.folder = t.TempDir()
+	if err := os.CopyFS(twin.folder, os.DirFS(d.folder)); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Remove(filepath.Join(twin.folder, "ledger.db-shm"))
+	left := func() bool {
+		for _, name := range []string{"ledger.db", "ledger.db-wal"} {
+			b, err := os.ReadFile(filepath.Join(twin.folder, name))
+			if err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			if bytes.Contains(b, gifts[0].in.Sealed[len(gifts[0].in.Sealed)-48:]) {
+				return true
+			}
+		}
+		return false
+	}
+	if !left() {
+		t.Fatal("the test looks in the wrong place")
+	}
+	twin.open()
+	defer twin.stop()
+	if left() {
+		t.Fatal("a sealed seed is still in the ledger's files")
 	}
 }

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/cryptflow/cryptflow/go/errs"
 )
 
 // nextSuffix names the key-encryption key that a rotation is moving to.
 const nextSuffix = ".next"
+
+// retiredSuffix names the one that it moved from, until its bytes are overwritten.
+const retiredSuffix = ".old"
 
 // RotateKEK draws a new key-encryption key, wraps every key of the vault under
 // it, and destroys the old one. The service must not run. Interrupted at any
@@ -24,6 +28,17 @@ func RotateKEK(path, keys string) (int, error) {
 	}
 	next := path + nextSuffix
 	if _, err := os.Lstat(next); errors.Is(err, fs.ErrNotExist) {
+		// One that was interrupted at its last step has only the old key to destroy.
+		if err := shred(path + retiredSuffix); err == nil {
+			v, err := newVault(keys, old)
+			if err != nil {
+				return 0, err
+			}
+			names, err := v.names()
+			return len(names), err
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return 0, fmt.Errorf("destroying the old key-encryption key: %v: %w", err, errs.ErrInternal)
+		}
 		if err := drawKEK(next); err != nil {
 			return 0, err
 		}
@@ -77,8 +92,9 @@ func (v *vault) rewrap(name string, fresh Wrapper) error {
 	return nil
 }
 
-// replaceShredded moves a file to the place of another, whose bytes it overwrites
-// once it has no name any more.
+// replaceShredded moves a file to the place of another, whose bytes it overwrites.
+// Meanwhile the other keeps a name, where the file system gives it a second one, so
+// that its bytes are found again after an interruption.
 func replaceShredded(from, to string) error {
 	f, err := os.OpenFile(to, os.O_WRONLY, 0)
 	if err != nil {
@@ -89,13 +105,21 @@ func replaceShredded(from, to string) error {
 	if err != nil {
 		return err
 	}
+	retired := to + retiredSuffix
+	_ = os.Link(to, retired) // there is one from before, or the file system has none
 	if err := replace(from, to); err != nil {
 		return err
 	}
 	if _, err := f.WriteAt(make([]byte, info.Size()), 0); err != nil {
 		return err
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Remove(retired); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncFolder(filepath.Dir(to))
 }
 
 // drawKEK writes a fresh key-encryption key.

@@ -137,7 +137,8 @@ func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.D
 		}
 	}
 	if model != want {
-		return place{}, fmt.Errorf("round %d of %s starts from model %s, not %s: %w", n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
+		return place{}, fmt.Errorf("round %d of %s starts from model %s, not %s: %w",
+			n, t.Name, want.Short(), model.Short(), errs.ErrSpec)
 	}
 	if at.step >= t.Rounds {
 		return place{}, fmt.Errorf("%s has published its %d updates: %w", t.Name, t.Rounds, errs.ErrTaskEnded)
@@ -147,7 +148,9 @@ func (s *Service) follows(r storage.Reader, t *task.Task, n uint32, model task.D
 
 // after is the model that round n led to, and the place of the round after it. It
 // returns ErrFailed to whoever asks for the model of a sum that did not open.
-func (s *Service) after(r storage.Reader, t *task.Task, n uint32, asked task.Digest) (model task.Digest, at place, err error) {
+func (s *Service) after(
+	r storage.Reader, t *task.Task, n uint32, asked task.Digest,
+) (model task.Digest, at place, err error) {
 	before, reply, err := specOf(r, task.DigestOf(t).String(), n)
 	if err != nil {
 		return model, at, err
@@ -205,7 +208,8 @@ func (s *Service) newSpec(t *task.Task, n uint32, at place, model task.Digest) (
 		return nil, err
 	}
 	spec := &task.RoundSpec{
-		Task: task.DigestOf(t), Round: n, Kind: at.kind, Step: at.step, Failed: at.failed, ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
+		Task: task.DigestOf(t), Round: n, Kind: at.kind, Step: at.step, Failed: at.failed,
+		ModelDigest: model, LayoutDigest: task.DigestOf(shape.Layout),
 		Lanes: uint32(scheme.Lanes), LogDelta: uint32(scheme.LogDelta), HPKE: deposits.Public(),
 	}
 	if _, err := rand.Read(spec.Nonce[:]); err != nil {

@@ -133,7 +133,7 @@ func New(c Config) (*Service, error) {
 	if err := s.findLost(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.Sweep(ctx)
+	return s, errors.Join(s.Sweep(ctx), s.scrub(ctx))
 }
 
 // Buckets of the ledger.

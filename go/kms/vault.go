@@ -34,7 +34,8 @@ func OpenKEK(path string) (Wrapper, error) {
 	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("kek: there is no folder %s; make it, mode 700, where no backup reads: %w", filepath.Dir(path), errs.ErrConfig)
+			return nil, fmt.Errorf("kek: there is no folder %s; make it, mode 700, where no backup reads: %w",
+				filepath.Dir(path), errs.ErrConfig)
 		}
 		if err := drawKEK(path); err != nil {
 			return nil, err
@@ -45,8 +46,11 @@ func OpenKEK(path string) (Wrapper, error) {
 
 // CheckKEK refuses a key-encryption key whose rotation was interrupted.
 func CheckKEK(path string) error {
-	if _, err := os.Lstat(path + nextSuffix); err == nil {
-		return fmt.Errorf("the rotation of %s was interrupted; run \"cryptflow kms rotate-kek\" again: %w", path, errs.ErrConfig)
+	for _, suffix := range []string{nextSuffix, retiredSuffix} {
+		if _, err := os.Lstat(path + suffix); err == nil {
+			return fmt.Errorf("the rotation of %s was interrupted; run \"cryptflow kms rotate-kek\" again: %w",
+				path, errs.ErrConfig)
+		}
 	}
 	return nil
 }

@@ -35,7 +35,8 @@ func (s *Service) judge(
 	if v.Opening == task.NotOpened {
 		event = audit.Failed
 		s.c.Noticed(NoticedFailed, 1)
-		s.c.Log.Error("a released sum did not open for its cohort", "task", x.Task, "round", x.Round, "clients", n, "of", cohort)
+		s.c.Log.Error("a released sum did not open for its cohort",
+			"task", x.Task, "round", x.Round, "clients", n, "of", cohort)
 	}
 	var err error
 	x.Verdict, x.VerdictBy = object.Bytes, object.Signature
@@ -103,7 +104,8 @@ func (s *Service) settled(x *round) (task.Opening, task.Digest, error) {
 	case x.Result == nil:
 		return 0, task.Digest{}, fmt.Errorf("round %d of %s has no result yet: %w", x.Round, x.Task, errs.ErrState)
 	case !s.due(x):
-		return 0, task.Digest{}, fmt.Errorf("the cohort of round %d of %s is still reporting: %w", x.Round, x.Task, errs.ErrPending)
+		return 0, task.Digest{}, fmt.Errorf("the cohort of round %d of %s is still reporting: %w",
+			x.Round, x.Task, errs.ErrPending)
 	}
 	return task.Opened, sha256.Sum256(x.Result), nil
 }
