@@ -146,10 +146,11 @@ func TestRefusalReachesABlockedSender(t *testing.T) {
 
 func TestStreamsWaitForTheirTurn(t *testing.T) {
 	const frames = 100
-	begun, go_ := make(chan struct{}, 8), make(chan struct{})
+	begun, served, go_ := make(chan struct{}, 8), make(chan struct{}), make(chan struct{})
 	all := &sinks{}
 	a := all.add("a", func(i int) error {
 		if i == 0 {
+			close(served)
 			<-go_
 		}
 		return nil
@@ -172,6 +173,7 @@ func TestStreamsWaitForTheirTurn(t *testing.T) {
 		return done
 	}
 	first := put(t.Context(), "a")
+	<-served // it has the place now; a stream that merely began may not
 	// One that gives up while it waits takes nobody's place.
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := put(ctx, "b")
