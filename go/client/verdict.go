@@ -90,10 +90,18 @@ func (x *Client) judged(c *Contribution, own *task.Report, reply *pb.ReportReply
 	}
 	switch {
 	case v.Opening == task.NotOpened:
-		return fmt.Errorf("round %d: %d of %d clients could not open the sum; the update counts as spent, "+
-			"train on and contribute to the next round: %w", c.Round.Spec.Round, v.Agree, v.Cohort, errs.ErrFailed)
+		return fmt.Errorf("round %d: %d of %d clients could not open the sum; %s: %w",
+			c.Round.Spec.Round, v.Agree, v.Cohort, whatIsSpent(c.Round.Spec.Kind), errs.ErrFailed)
 	case own.Opening == task.Opened && (v.Sums != own.Sums || v.Result != own.Result):
 		return fmt.Errorf("round %d: %d of %d clients: %w", c.Round.Spec.Round, v.Agree, v.Cohort, errs.ErrDiverged)
 	}
 	return nil
+}
+
+// whatIsSpent says what a client does after a round that counts for nobody.
+func whatIsSpent(k task.Kind) string {
+	if k == task.KindRanges {
+		return "it was about ranges, and no update was sent: contribute again"
+	}
+	return "the update counts as spent, train on and contribute to the next round"
 }
