@@ -251,7 +251,7 @@ func mayMiss(t *task.Task) string {
 	if t.Permille >= 1000 {
 		return "none"
 	}
-	return fmt.Sprintf("%.1f %%, or one,", float64(1000-t.Permille)/10)
+	return fmt.Sprintf("%.4g %%, or one,", float64(1000-t.Permille)/10)
 }
 
 func printTask(out io.Writer, s *pb.TaskStatus) error {
@@ -266,7 +266,7 @@ func printTask(out io.Writer, s *pb.TaskStatus) error {
 	row("parameters", "%s, %s, %d bits in %s, %s rounding, %s ranges", t.Mode, t.Preset, t.Bits, t.Encoding, t.Rounding, t.Ranges)
 	row("metrics", "%s", strings.Join(t.Metrics, " "))
 	row("model", "%d values in %s, first model %s", t.Layout.Values(), tensors(t), firstModel(s))
-	row("cohort", "%d to %d of %d clients, without at most %s of those who announced themselves",
+	row("cohort", "%d to %d of %d clients; of those who announced, %s may be missing",
 		t.MinCohort, t.MaxClients, len(t.Members), mayMiss(t))
 	row("protects", "%s", client.Protects(t))
 	row("weight cap", "%d", t.WeightCap)
