@@ -44,15 +44,8 @@ func (s *Service) Announce(ctx context.Context, in *pb.AnnounceRequest) (*pb.Sig
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.update(ctx, func(w storage.Writer) error {
-		x, err := roundOf(w, a.Spec)
+		x, t, err := s.memberOf(ctx, w, a.Spec)
 		if err != nil {
-			return err
-		}
-		t, _, err := taskOf(w, x.Task)
-		if err != nil {
-			return err
-		}
-		if err := enrolled(ctx, t); err != nil {
 			return err
 		}
 		if err := s.gossip(w, in.Checkpoint); err != nil {

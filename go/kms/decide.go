@@ -395,15 +395,21 @@ func (s *Service) GetDecision(ctx context.Context, in *pb.SpecId) (out *pb.Decis
 
 // member returns a round that the caller may know of.
 func (s *Service) member(ctx context.Context, r storage.Reader, spec task.Digest) (*round, error) {
+	x, _, err := s.memberOf(ctx, r, spec)
+	return x, err
+}
+
+// memberOf is member, with the round's task.
+func (s *Service) memberOf(ctx context.Context, r storage.Reader, spec task.Digest) (*round, *task.Task, error) {
 	x, err := roundOf(r, spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	t, _, err := taskOf(r, x.Task)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return x, enrolled(ctx, t)
+	return x, t, enrolled(ctx, t)
 }
 
 // FetchRelease returns the sealed release of a client of the cohort.

@@ -342,15 +342,8 @@ func (s *Service) Deposit(ctx context.Context, in *pb.DepositRequest) (*pb.Signe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err = s.update(ctx, func(w storage.Writer) error {
-		x, err := roundOf(w, d.Spec)
+		x, t, err := s.memberOf(ctx, w, d.Spec)
 		if err != nil {
-			return err
-		}
-		t, _, err := taskOf(w, x.Task)
-		if err != nil {
-			return err
-		}
-		if err := enrolled(ctx, t); err != nil {
 			return err
 		}
 		again, err := s.takes(w, t, x, d, in)
