@@ -45,7 +45,7 @@ func (s *Service) BeginUpload(ctx context.Context, in *pb.BeginRequest) (*pb.Upl
 	// The upload is looked up before the row. Commit writes the row first and
 	// forgets the upload afterwards, so a contribution that is being committed
 	// is seen in one of the two places and never begins again.
-	standing := s.standing(spec, caller.Name)
+	standing, _ := s.uploadOf(spec, caller.Name)
 	var p *place
 	var done *commitRow
 	if err := s.c.Ledger.View(ctx, func(r storage.Reader) (err error) {
@@ -165,18 +165,6 @@ func (s *Service) newTransfer(ctx context.Context, spec task.Digest, client stri
 		return nil, errors.Join(err, segment.Abort())
 	}
 	return u, nil
-}
-
-// standing returns the upload of a client to a round that can go on, or nil.
-func (s *Service) standing(spec task.Digest, client string) *transfer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, u := range s.uploads {
-		if u.spec == spec && u.client == client && !u.dead() {
-			return u
-		}
-	}
-	return nil
 }
 
 // here is where the caller sends its frames: for now one location, the address

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -298,9 +299,8 @@ func TestEveryFieldOfASignedObjectIsChecked(t *testing.T) {
 	for k, f := range rows {
 		lines[k] = fmt.Sprintf("| %s | %s | %s | `%s` |\n", f.object, f.name, f.by, codes[k])
 	}
-	for _, line := range sorted(lines) {
-		page.WriteString(line)
-	}
+	slices.Sort(lines)
+	page.WriteString(strings.Join(lines, ""))
 	path := filepath.Join("..", "..", "docs", "reference", "fields.md")
 	if *update {
 		if err := os.WriteFile(path, []byte(page.String()), 0o644); err != nil {
@@ -311,16 +311,6 @@ func TestEveryFieldOfASignedObjectIsChecked(t *testing.T) {
 	if b, err := os.ReadFile(path); err != nil || string(b) != page.String() {
 		t.Fatalf("%s is not what the code yields; write it with -update (%v)", path, err)
 	}
-}
-
-func sorted(lines []string) []string {
-	out := append([]string{}, lines...)
-	for i := range out {
-		for j := i; j > 0 && out[j] < out[j-1]; j-- {
-			out[j], out[j-1] = out[j-1], out[j]
-		}
-	}
-	return out
 }
 
 // refused runs a round in which client 0 meets a changed field, and returns the

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -76,16 +75,15 @@ func (x *Client) judged(c *Contribution, own *task.Report, reply *pb.ReportReply
 	if err != nil {
 		return err
 	}
-	if _, err := x.verified(reply.Proof); err != nil {
-		return err
-	}
 	want := audit.Opened
 	if v.Opening == task.NotOpened {
 		want = audit.Failed
 	}
-	var record audit.Record
-	if json.Unmarshal(reply.Proof.GetRecord(), &record) != nil || record.Event != want || v.Spec != c.Round.Digest ||
-		record.Spec != c.Round.Digest.String() || record.Detail != object.Digest().String() {
+	record, _, err := x.recorded(c, reply.Proof, want)
+	if err != nil {
+		return err
+	}
+	if v.Spec != c.Round.Digest || record.Detail != object.Digest().String() {
 		return fmt.Errorf("the log's record is of another verdict: %w", errs.ErrAudit)
 	}
 	switch {

@@ -109,31 +109,38 @@ func (x *Client) outcome(
 func (x *Client) logged(
 	c *Contribution, signed *pb.Signed, d *task.Decision, proof *pb.Proof,
 ) (*audit.Record, *audit.Checkpoint, error) {
-	checkpoint, err := x.verified(proof)
-	if err != nil {
-		return nil, nil, err
-	}
 	want := audit.Released
 	if d.Outcome == task.Aborted {
 		want = audit.Aborted
 	}
+	record, checkpoint, err := x.recorded(c, proof, want)
+	if err == nil && record.Detail != digestOf(signed.GetObject()).String() {
+		err = fmt.Errorf("the log's record is of another decision: %w", errs.ErrAudit)
+	}
+	return record, checkpoint, err
+}
+
+// recorded verifies that an event of a contribution's round stands in the key
+// service's log, which must continue the log seen before.
+func (x *Client) recorded(
+	c *Contribution, proof *pb.Proof, event audit.Event,
+) (*audit.Record, *audit.Checkpoint, error) {
+	checkpoint, err := x.verified(proof)
+	if err != nil {
+		return nil, nil, err
+	}
 	record := &audit.Record{}
-	if json.Unmarshal(proof.GetRecord(), record) != nil || record.Event != want ||
-		record.Spec != c.Round.Digest.String() || record.Detail != digestOf(signed.GetObject()).String() {
-		return nil, nil, fmt.Errorf("the log's record is of another decision: %w", errs.ErrAudit)
+	if json.Unmarshal(proof.GetRecord(), record) != nil || record.Event != event || record.Spec != c.Round.Digest.String() {
+		return nil, nil, fmt.Errorf("the log's record is not %q of round %d: %w", event, c.Round.Spec.Round, errs.ErrAudit)
 	}
 	return record, checkpoint, nil
 }
 
 // destroyed is the error of a round whose release is gone, if the log says so.
 func (x *Client) destroyed(c *Contribution, proof *pb.Proof) error {
-	if _, err := x.verified(proof); err != nil {
+	record, _, err := x.recorded(c, proof, audit.KeysDestroyed)
+	if err != nil {
 		return err
-	}
-	record := &audit.Record{}
-	if json.Unmarshal(proof.GetRecord(), record) != nil || record.Event != audit.KeysDestroyed ||
-		record.Spec != c.Round.Digest.String() {
-		return fmt.Errorf("the log's record is not that the keys were destroyed: %w", errs.ErrAudit)
 	}
 	return fmt.Errorf("round %d: %s: %w", c.Round.Spec.Round, record.Detail, errs.ErrKeysDestroyed)
 }

@@ -15,7 +15,6 @@
 package task
 
 import (
-	"bytes"
 	"fmt"
 	"regexp"
 
@@ -132,7 +131,7 @@ func (t *Task) Canonical() []byte {
 func ParseTask(b []byte) (*Task, error) {
 	tag := tagTask
 	for _, other := range []string{tagPrivate, tagExtended} {
-		if bytes.HasPrefix(b, start(other).b) {
+		if hasTag(b, other) {
 			tag = other
 		}
 	}
